@@ -1,0 +1,47 @@
+"""The table of stages: adding a codec adds one line here."""
+
+from __future__ import annotations
+
+from functools import cache
+from importlib import import_module
+from typing import TYPE_CHECKING
+
+from ragq.errors import InvalidArgumentError
+
+if TYPE_CHECKING:
+    from ragq.compressors.base import Stage
+
+__all__ = ["MODULES", "register", "stage_classes"]
+
+# class -> module of ragq.compressors, in the order of `ragq codecs`
+MODULES = {
+    "F32": "floats",
+}
+
+_registered: list[type[Stage]] = []
+
+
+def register(cls: type[Stage]) -> type[Stage]:
+    """Add a stage class from outside ragq; usable as a decorator.
+
+    Raises
+    ------
+    InvalidArgumentError
+        Its class name or one of its forms is taken.
+    """
+    taken = {form for other in stage_classes() for form in other.forms} | {c.__name__ for c in stage_classes()}
+    for name in (cls.__name__, *cls.forms):
+        if name in taken:
+            raise InvalidArgumentError(f"A codec named '{name}' is already registered.")
+    _registered.append(cls)
+    return cls
+
+
+@cache
+def _built_in() -> tuple[type[Stage], ...]:
+    return tuple(getattr(import_module(f"ragq.compressors.{module}"), name) for name, module in MODULES.items())
+
+
+def stage_classes() -> list[type[Stage]]:
+    """Return every stage class, built in and registered."""
+    return [*_built_in(), *_registered]

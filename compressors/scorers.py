@@ -1,0 +1,200 @@
+"""Queries prepared for codes.
+
+Every codec's inner product reduces to one of a few forms. A form says what a kernel needs: arrays for the query side
+and where the codes lie; `ragq.retrievers.kernels` has a fast scan for each, and the `score` here is its readable
+reference. All of them compute, for query ``a`` and row ``i``,
+
+    score[a, i] = scale[i] * raw[a, i] + shift[i] * shift_weight[a] + bias[a]
+
+where ``scale`` and ``shift`` are the fp16 factors stored with the row (1 and 0 when there are none).
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from dataclasses import dataclass, field, replace
+from typing import TYPE_CHECKING, ClassVar, Self
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragq.layouts import Block
+from ragq.select import merge_topk, topk
+
+if TYPE_CHECKING:
+    from ragq.compressors.base import Compressor
+
+__all__ = ["DenseScorer", "LookupScorer", "NormScorer", "Scorer", "factor"]
+
+Floats = NDArray[np.float32]
+Codes = NDArray[np.uint8]
+CHUNK_ROWS = 8192
+
+
+def factor(codes: Codes, index: int) -> Floats:
+    """Return an fp16 factor of row codes as float32, counted from the end: -1 is the last."""
+    stop = codes.shape[1] + 2 * (index + 1)
+    return np.ascontiguousarray(codes[:, stop - 2 : stop]).view(np.float16)[:, 0].astype(np.float32)
+
+
+class Scorer(ABC):
+    """Queries prepared for one compressor and metric."""
+
+    @property
+    @abstractmethod
+    def n_queries(self) -> int: ...
+
+    @abstractmethod
+    def score(self, codes: Codes) -> Floats:
+        """Score row codes.
+
+        Parameters
+        ----------
+        codes : ndarray of uint8, shape (n, code_size)
+
+        Returns
+        -------
+        ndarray of float32, shape (n_queries, n)
+            Higher is better, in the metric's own units.
+        """
+
+    def topk(self, block: Block, k: int, mask: NDArray[np.uint8] | None = None) -> tuple[Floats, NDArray[np.int64]]:
+        """Return the best `k` rows of a block for each query, by the reference; see `ragq.select.topk`.
+
+        Parameters
+        ----------
+        block : Block
+        k : int
+        mask : ndarray of uint8, optional
+            Row bitset, 1 = may be returned.
+        """
+        parts = [topk(np.empty((self.n_queries, 0), np.float32), k)]
+        for start in range(0, block.rows, CHUNK_ROWS):
+            stop = min(start + CHUNK_ROWS, block.rows)
+            part = None if mask is None else mask[start // 8 : -(-stop // 8)]
+            scores, rows = topk(self.score(block.codes(start, stop)), k, part)
+            parts.append((scores, np.where(rows >= 0, rows + start, -1)))
+        return merge_topk(parts, k)
+
+
+@dataclass(frozen=True)
+class LinearScorer(Scorer):
+    """Base of the forms: a raw score per row, then the row's factors and the query's bias.
+
+    Attributes
+    ----------
+    bias : ndarray of float32, shape (n_queries,)
+    factors : int
+        fp16 numbers behind each row code: 0 none, 1 ``scale``, 2 ``scale, shift``.
+    shift_weight : ndarray of float32, shape (n_queries,), optional
+        What ``shift`` is multiplied by; needed with two factors.
+    """
+
+    bias: Floats
+    factors: int = field(default=0, kw_only=True)
+    shift_weight: Floats | None = field(default=None, kw_only=True)
+
+    kernel: ClassVar[str]
+
+    @property
+    def n_queries(self) -> int:
+        return len(self.bias)
+
+    @abstractmethod
+    def raw(self, body: Codes) -> Floats:
+        """Score the codes of rows, factors cut off: (n_queries, n)."""
+
+    def score(self, codes: Codes) -> Floats:
+        scores = self.raw(codes[:, : codes.shape[1] - 2 * self.factors])
+        if self.factors:
+            scores = scores * factor(codes, -self.factors)
+        if self.factors == 2:
+            assert self.shift_weight is not None
+            scores = scores + self.shift_weight[:, None] * factor(codes, -1)
+        return (scores + self.bias[:, None]).astype(np.float32, copy=False)
+
+    def plus(self, bias: Floats) -> Self:
+        """Return the same scorer with `bias` `(n_queries,)` added to every score of each query."""
+        return replace(self, bias=(self.bias + bias).astype(np.float32))
+
+
+@dataclass(frozen=True)
+class DenseScorer(LinearScorer):
+    """One number a dimension: ``raw = queries @ value(code)``.
+
+    Attributes
+    ----------
+    queries : ndarray of float32, shape (n_queries, dim)
+    dtype : str
+        What a code is: ``f4``, ``f2``, ``bf2``, ``i1``, or ``u1`` with `levels`.
+    levels : ndarray of float32, shape (256,), optional
+        Value of each byte, for ``u1``.
+    """
+
+    queries: Floats
+    dtype: str
+    levels: Floats | None = None
+
+    kernel = "dense"
+
+    def values(self, body: Codes) -> Floats:
+        """Return the numbers that row codes stand for, `(n, dim)` float32."""
+        if self.levels is not None:
+            return self.levels[body]
+        if self.dtype == "bf2":
+            halves = np.ascontiguousarray(body).view(np.uint16).astype(np.uint32)
+            return (halves << 16).view(np.float32)
+        return np.ascontiguousarray(body).view(f"<{self.dtype}").astype(np.float32)
+
+    def raw(self, body: Codes) -> Floats:
+        return self.queries @ self.values(body).T
+
+
+@dataclass(frozen=True)
+class LookupScorer(LinearScorer):
+    """A table a sub-quantizer: ``raw = sum over m of tables[:, m, code[m]]``.
+
+    Attributes
+    ----------
+    tables : ndarray of float32, shape (n_queries, M, K)
+        K is 256 (a byte a code), or 16 (two codes a byte, the first in the low nibble).
+    """
+
+    tables: Floats
+
+    kernel = "lookup"
+
+    def raw(self, body: Codes) -> Floats:
+        _, m, k = self.tables.shape
+        codes = body if k == 256 else np.stack([body & 15, body >> 4], axis=2).reshape(len(body), -1)
+        scores = np.zeros((self.n_queries, len(body)), np.float32)
+        for j in range(m):
+            scores += self.tables[:, j, codes[:, j]]
+        return scores
+
+
+class NormScorer(Scorer):
+    """Cosine and l2 from the inner product and the norm of the decoded vector.
+
+    ``cosine = <q, x> / (|q| |x|)`` (0 where a norm is 0) and ``l2 = -|q - x|^2 = 2 <q, x> - |q|^2 - |x|^2``.
+    """
+
+    def __init__(self, compressor: Compressor, queries: Floats, metric: str) -> None:
+        self.compressor = compressor
+        self.metric = metric
+        self.inner = compressor._scorer(queries)
+        self.norms = np.linalg.norm(queries, axis=1)
+
+    @property
+    def n_queries(self) -> int:
+        return len(self.norms)
+
+    def score(self, codes: Codes) -> Floats:
+        products = self.inner.score(codes)
+        rows = np.linalg.norm(self.compressor._decode(codes), axis=1)
+        if self.metric == "l2":
+            scores = 2 * products - self.norms[:, None] ** 2 - rows**2
+        else:
+            norms = self.norms[:, None] * rows
+            scores = np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
+        return scores.astype(np.float32, copy=False)

@@ -1,0 +1,200 @@
+"""How codes lie on disk and under the kernels, and how rows go in and come out.
+
+A compressor's `encode` yields row codes: `width` bytes of codes, then `factors` fp16 numbers, one row a vector.
+A shard holds the same bytes rearranged into columns that a kernel scans in place:
+
+============  ==========================================================================================
+kind          columns, each `(rows padded to 64, bytes)`
+============  ==========================================================================================
+``rows``      ``codes``: the row bytes as they are
+``blocks``    ``codes``: 4-bit codes in blocks of 32 rows, see `to_blocks`
+``nibbles``   ``high``, ``low``: the two nibbles of 8-bit codes, each in blocks of 32 rows
+``planes``    ``plane0`` ... : bit planes of a `bits`-bit code, most significant first, each in blocks of 32 rows
+============  ==========================================================================================
+
+and ``factor0`` ... (fp16) for the per-row floats. Padding rows are zero.
+"""
+
+from __future__ import annotations
+
+import re
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragq.errors import InvalidArgumentError
+
+__all__ = ["BLOCK_ROWS", "ROW_PADDING", "Block", "Layout", "from_blocks", "to_blocks"]
+
+BLOCK_ROWS = 32
+ROW_PADDING = 64  # so that every column is a whole number of 64-byte lines
+KINDS = ("rows", "blocks", "nibbles", "planes")
+
+
+def padded(rows: int) -> int:
+    """Return `rows` rounded up to the padding of a shard."""
+    return -(-rows // ROW_PADDING) * ROW_PADDING
+
+
+def to_blocks(nibbles: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Interleave 4-bit codes for byte shuffles.
+
+    Parameters
+    ----------
+    nibbles : ndarray of uint8, shape (n, m)
+        One code below 16 an element; `n` a multiple of 32.
+
+    Returns
+    -------
+    ndarray of uint8, shape (n, ceil(m / 2))
+        Block `b` holds, for each pair of sub-quantizers `(2j, 2j + 1)`, 32 bytes: byte `r` has code `2j` of row
+        `32 b + r` in its low nibble and code `2j + 1` in its high one (0 when `m` is odd).
+    """
+    n, m = nibbles.shape
+    if m % 2:
+        nibbles = np.concatenate([nibbles, np.zeros((n, 1), np.uint8)], axis=1)
+    pairs = nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)
+    blocks = pairs.reshape(n // BLOCK_ROWS, BLOCK_ROWS, -1).transpose(0, 2, 1)
+    return np.ascontiguousarray(blocks).reshape(n, -1)
+
+
+def from_blocks(blocks: NDArray[np.uint8], m: int) -> NDArray[np.uint8]:
+    """Undo `to_blocks`: return the `(n, m)` codes."""
+    n, width = blocks.shape
+    pairs = blocks.reshape(n // BLOCK_ROWS, width, BLOCK_ROWS).transpose(0, 2, 1).reshape(n, width)
+    nibbles = np.empty((n, 2 * width), np.uint8)
+    nibbles[:, 0::2] = pairs & 15
+    nibbles[:, 1::2] = pairs >> 4
+    return nibbles[:, :m]
+
+
+@dataclass(frozen=True)
+class Layout:
+    """The arrangement of one compressor's codes.
+
+    Parameters
+    ----------
+    kind : str
+        ``rows``, ``blocks``, ``nibbles`` or ``planes``.
+    count : int
+        Codes a row: bytes for ``rows`` and ``nibbles``, 4-bit codes for ``blocks``, dimensions for ``planes``.
+    bits : int
+        Bits a code; 8 for ``rows`` and ``nibbles``, 4 for ``blocks``.
+    factors : int
+        fp16 numbers a row, after the codes.
+    """
+
+    kind: str
+    count: int
+    bits: int = 8
+    factors: int = 0
+
+    def __str__(self) -> str:
+        return f"{self.kind}:{self.count}x{self.bits}+{self.factors}"
+
+    @classmethod
+    def parse(cls, text: str) -> Layout:
+        """Read what `str` printed; raise `InvalidArgumentError` on anything else."""
+        match = re.fullmatch(r"(\w+):(\d{1,9})x(\d{1,2})\+(\d{1,2})", text)
+        if not match or match[1] not in KINDS:
+            raise InvalidArgumentError(f"Unknown code layout '{text}'; expected one of {', '.join(KINDS)}.")
+        return cls(match[1], int(match[2]), int(match[3]), int(match[4]))
+
+    @property
+    def width(self) -> int:
+        """Bytes of codes in a row code, factors apart."""
+        if self.kind == "planes":
+            return self.bits * -(-self.count // 8)
+        return -(-self.count * self.bits // 8)
+
+    @property
+    def code_size(self) -> int:
+        """Bytes of a row code."""
+        return self.width + 2 * self.factors
+
+    @property
+    def columns(self) -> dict[str, int]:
+        """Names of the stored columns and their bytes a row."""
+        if self.kind == "nibbles":
+            codes = dict.fromkeys(("high", "low"), -(-self.count // 2))
+        elif self.kind == "planes":
+            codes = dict.fromkeys((f"plane{b}" for b in range(self.bits)), -(-self.count // 8))
+        else:
+            codes = {"codes": self.width}
+        return codes | {f"factor{i}": 2 for i in range(self.factors)}
+
+    def pack(self, codes: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
+        """Rearrange row codes `(n, code_size)` into the stored columns, `(n padded to 64, bytes)` each."""
+        n, rows = len(codes), padded(len(codes))
+        full = np.zeros((rows, self.code_size), np.uint8)
+        full[:n] = codes
+        body = full[:, : self.width]
+        packed: dict[str, NDArray[np.uint8]] = {}
+        if self.kind == "rows":
+            packed["codes"] = np.ascontiguousarray(body)
+        elif self.kind == "blocks":
+            nibbles = np.stack([body & 15, body >> 4], axis=2).reshape(rows, -1)
+            packed["codes"] = to_blocks(nibbles)
+        elif self.kind == "nibbles":
+            packed["high"], packed["low"] = to_blocks(body >> 4), to_blocks(body & 15)
+        else:
+            plane = -(-self.count // 8)
+            for b in range(self.bits):
+                part = body[:, b * plane : (b + 1) * plane]
+                packed[f"plane{b}"] = to_blocks(np.stack([part & 15, part >> 4], axis=2).reshape(rows, -1))
+        for i in range(self.factors):
+            at = self.width + 2 * i
+            packed[f"factor{i}"] = np.ascontiguousarray(full[:, at : at + 2])
+        return packed
+
+    def unpack(self, columns: dict[str, NDArray[np.uint8]], start: int, stop: int) -> NDArray[np.uint8]:
+        """Return the row codes `(stop - start, code_size)` of a range of stored rows."""
+        first = start // BLOCK_ROWS * BLOCK_ROWS
+        last = -(-stop // BLOCK_ROWS) * BLOCK_ROWS
+        codes = np.empty((last - first, self.code_size), np.uint8)
+        body = codes[:, : self.width]
+        part = {name: column[first:last] for name, column in columns.items()}
+        if self.kind == "rows":
+            body[:] = part["codes"]
+        elif self.kind == "blocks":
+            nibbles = from_blocks(part["codes"], 2 * self.width)
+            body[:] = nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)
+        elif self.kind == "nibbles":
+            body[:] = (from_blocks(part["high"], self.width) << 4) | from_blocks(part["low"], self.width)
+        else:
+            plane = -(-self.count // 8)
+            for b in range(self.bits):
+                nibbles = from_blocks(part[f"plane{b}"], 2 * plane)
+                body[:, b * plane : (b + 1) * plane] = nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)
+        for i in range(self.factors):
+            at = self.width + 2 * i
+            codes[:, at : at + 2] = part[f"factor{i}"]
+        return codes[start - first : stop - first]
+
+
+@dataclass(frozen=True)
+class Block:
+    """Codes of consecutive rows in kernel layout: a view on a shard, usually memory-mapped.
+
+    Attributes
+    ----------
+    layout : Layout
+    columns : dict of str to ndarray of uint8, shape (rows padded to 64, bytes)
+        As `Layout.pack` makes them; read-only.
+    rows : int
+        How many are real; the rest is padding.
+    """
+
+    layout: Layout
+    columns: dict[str, NDArray[np.uint8]]
+    rows: int
+
+    @classmethod
+    def from_codes(cls, layout: Layout, codes: NDArray[np.uint8]) -> Block:
+        """Pack row codes in memory."""
+        return cls(layout, layout.pack(codes), len(codes))
+
+    def codes(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
+        """Return the row codes of rows `start` to `stop`, `(n, code_size)`."""
+        return self.layout.unpack(self.columns, start, self.rows if stop is None else stop)
