@@ -7,7 +7,7 @@ config
 state
     What `fit` learned: arrays whose names end in ``_``, listed in `Stage.state_names`, saved with safetensors.
 behaviour
-    ``encode`` (floats to codes, row by row), ``decode`` (codes to floats), ``scorer`` (queries prepared to score codes).
+    ``encode`` (floats to codes, each row by itself), ``decode`` (codes to floats), ``scorer`` (queries that score codes).
 
 The law that every compressor keeps, tested for all of them: ``scorer(q, "ip").score(codes) == q @ decode(codes).T``
 within `Compressor.tolerance`, and its cosine and l2 forms. Scores are in the embedding's own units.
@@ -20,6 +20,7 @@ file and one row in README.md.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from copy import copy
 from typing import Any, ClassVar, Self
 
 import numpy as np
@@ -35,6 +36,7 @@ __all__ = ["Chain", "Compressor", "Quantizer", "Stage", "Transform"]
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
+MAX_DIM = 1 << 20  # of a state that somebody else wrote
 
 
 class Stage(ABC):
@@ -47,7 +49,10 @@ class Stage(ABC):
     """
 
     forms: ClassVar[tuple[str, ...]]  # how the spec spells the stage, as "PQ{m}x{bits}"; see `ragq.compressors.spec`
+    examples: ClassVar[tuple[str, ...]] = ()  # whole specs that the conformance suite runs at dim 64 and 300 rows
+    menu: ClassVar[tuple[str, ...]] = ()  # specs that `ragq codecs` lists; "{2}" is half the dimensions
     state_names: ClassVar[tuple[str, ...]] = ()
+    state_dtypes: ClassVar[dict[str, str]] = {}  # where a state array is not float32
     minimum_rows: int = 1  # rows that `fit` needs; a property where it depends on the config
 
     dim_: int | None = None
@@ -65,14 +70,58 @@ class Stage(ABC):
         return {"dim_": np.asarray(self.dim_, np.int64), **arrays}
 
     def load_state(self, state: dict[str, NDArray[Any]]) -> Self:
-        """Take over arrays that `state` gave; raise `CorruptIndexError` when one is missing or unexpected."""
+        """Take over arrays that `state` gave.
+
+        Raises
+        ------
+        CorruptIndexError
+            An array is missing, unexpected, of another type or shape, or not finite; the stage is then unfitted.
+        """
+        self.dim_ = None
         expected = {"dim_", *self.state_names}
         if set(state) != expected:
             raise CorruptIndexError(f"The state of {self} must hold {sorted(expected)}. Got {sorted(state)}.")
-        self.dim_ = int(state["dim_"])
-        for name in self.state_names:
-            setattr(self, name, state[name])
+        arrays = {name: np.asarray(array) for name, array in state.items()}
+        dim = arrays.pop("dim_")
+        if dim.dtype != np.int64 or dim.shape != () or not 1 <= int(dim) <= MAX_DIM:
+            raise CorruptIndexError(f"'dim_' of {self} must be an int64 in 1..{MAX_DIM}. Got {dim.dtype} {dim.shape}.")
+        self.dim_ = int(dim)
+        try:
+            self._check_dim(self.dim_)
+            for name, array in arrays.items():
+                setattr(self, name, array)
+            self._check_state(arrays)
+        except InvalidArgumentError as error:
+            self.dim_ = None
+            raise CorruptIndexError(f"The state of {self} does not fit its spec: {error}") from None
+        except BaseException:
+            self.dim_ = None
+            raise
         return self
+
+    def _state_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Return the shape of each array of `state_names`, from the config and `dim_`: what `load_state` insists on.
+
+        A shape that another state array decides may read it: the arrays are set, in any shape, when this is called.
+        """
+        return {}
+
+    def _check_state(self, arrays: dict[str, NDArray[Any]]) -> None:
+        """Raise `CorruptIndexError` when an array cannot be what `fit` made; extend it for values out of range."""
+        shapes = self._state_shapes()
+        for name, array in arrays.items():
+            dtype, shape = np.dtype(self.state_dtypes.get(name, "float32")), shapes.get(name, array.shape)
+            if array.dtype != dtype or array.shape != shape:
+                raise CorruptIndexError(f"'{name}' of {self} must be {dtype} {shape}. Got {array.dtype} {array.shape}.")
+            if array.dtype.kind == "f" and not np.isfinite(array).all():
+                raise CorruptIndexError(f"'{name}' of {self} must be finite. It holds NaN or infinity.")
+
+    def _at(self, dim: int) -> Self:
+        """Return an unfitted copy that knows its dimension, for sizes that need no data."""
+        self._check_dim(dim)
+        stage = copy(self)
+        stage.dim_ = dim
+        return stage
 
     @property
     def dim(self) -> int:
@@ -130,10 +179,10 @@ class Stage(ABC):
             raise
         return self
 
-    def _check_dim(self, dim: int) -> None:
+    def _check_dim(self, dim: int) -> None:  # noqa: B027
         """Raise `InvalidArgumentError` when the config cannot work with `dim` dimensions."""
 
-    def _fit(self, x: Floats, queries: Floats | None, qrels: Any, rng: np.random.Generator) -> None:
+    def _fit(self, x: Floats, queries: Floats | None, qrels: Any, rng: np.random.Generator) -> None:  # noqa: B027
         """Set the arrays of `state_names`; `x` is checked. Nothing to learn is fine."""
 
     def _check_fitted(self) -> None:
@@ -194,6 +243,16 @@ class Compressor(Stage):
     @property
     def code_size(self) -> int:
         return self.layout.code_size
+
+    def code_size_at(self, dim: int) -> int:
+        """Return the `code_size` that embeddings of `dim` dimensions will have, before any `fit`.
+
+        Raises
+        ------
+        InvalidArgumentError
+            The config cannot work with `dim` dimensions.
+        """
+        return self._at(dim).code_size
 
     def encode(self, x: ArrayLike) -> Codes:
         """Compress embeddings, each row by itself.
@@ -295,8 +354,15 @@ class Chain(Compressor):
             if not position.isdecimal() or int(position) >= len(parts):
                 raise CorruptIndexError(f"The state of {self} has {len(parts)} stages. Got an array named '{key}'.")
             parts[int(position)][name] = array
+        self.dim_ = None
         for stage, part in zip(self.stages, parts, strict=True):
             stage.load_state(part)
+        for transform, following in zip(self.transforms, self.stages[1:], strict=True):
+            if transform.dim_out != following.dim:
+                raise CorruptIndexError(
+                    f"In the state of {self}, {transform} gives {transform.dim_out} dimensions "
+                    f"and {following} takes {following.dim}."
+                )
         self.dim_ = self.stages[0].dim
         return self
 
@@ -317,7 +383,17 @@ class Chain(Compressor):
         return max(1e-5, self.quantizer.tolerance)
 
     def _check_dim(self, dim: int) -> None:
-        self.stages[0]._check_dim(dim)
+        self._at(dim)
+
+    def _at(self, dim: int) -> Self:
+        chain, first = copy(self), dim
+        chain.transforms = []
+        for transform in self.transforms:
+            chain.transforms.append(transform._at(dim))
+            dim = chain.transforms[-1].dim_out
+        chain.quantizer = self.quantizer._at(dim)
+        chain.dim_ = first
+        return chain
 
     def _fit(self, x: Floats, queries: Floats | None, qrels: Any, rng: np.random.Generator) -> None:
         for transform in self.transforms:
