@@ -1,0 +1,105 @@
+// The nanobind module ragq.compressors._cpu: argument checks only; the loops are in their own files.
+#include <nanobind/nanobind.h>
+#include <nanobind/ndarray.h>
+#include <nanobind/stl/pair.h>
+
+#include <algorithm>
+#include <memory>
+#include <stdexcept>
+
+#include "encode_pq.hpp"
+#include "kmeans.hpp"
+#include "tiles.hpp"
+
+namespace nb = nanobind;
+using namespace nb::literals;
+
+template <class T>
+using Matrix = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
+template <class T>
+using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
+template <class T, int Dims>
+using Array = nb::ndarray<nb::numpy, T, nb::ndim<Dims>>;
+
+// An uninitialised NumPy array that owns its memory.
+template <class T, int Dims>
+static Array<T, Dims> make_array(std::initializer_list<std::size_t> shape) {
+  std::size_t size = 1;
+  for (const auto extent : shape) size *= extent;
+  auto data = std::make_unique<T[]>(size);
+  T* pointer = data.release();
+  nb::capsule owner(pointer, [](void* p) noexcept { delete[] static_cast<T*>(p); });
+  return Array<T, Dims>(pointer, shape, owner);
+}
+
+static void require(bool good, const char* message) {
+  if (!good) throw std::invalid_argument(message);
+}
+
+static Array<float, 2> seed_centroids(Matrix<float> x, std::size_t k, std::uint64_t seed) {
+  require(k > 0 && x.shape(0) > 0, "seed_centroids needs rows and at least one centroid");
+  auto centroids = make_array<float, 2>({k, x.shape(1)});
+  nb::gil_scoped_release release;
+  ragq::seed_centroids(x.data(), x.shape(0), x.shape(1), k, seed, centroids.data());
+  return centroids;
+}
+
+static std::pair<Array<float, 2>, double> lloyd(Matrix<float> x, Matrix<float> centroids, int iterations, int threads) {
+  require(x.shape(1) == centroids.shape(1), "x and centroids must have the same dimension");
+  require(x.shape(0) > 0 && centroids.shape(0) > 0, "lloyd needs rows and at least one centroid");
+  auto improved = make_array<float, 2>({centroids.shape(0), centroids.shape(1)});
+  std::copy_n(centroids.data(), centroids.size(), improved.data());
+  double inertia;
+  {
+    nb::gil_scoped_release release;
+    inertia = ragq::lloyd(x.data(), x.shape(0), x.shape(1), centroids.shape(0), iterations, threads, improved.data());
+  }
+  return {improved, inertia};
+}
+
+static std::pair<Array<std::uint32_t, 1>, Array<float, 1>> assign(Matrix<float> x, Matrix<float> centroids,
+                                                                  int threads) {
+  require(x.shape(1) == centroids.shape(1), "x and centroids must have the same dimension");
+  require(centroids.shape(0) > 0, "assign needs at least one centroid");
+  auto index = make_array<std::uint32_t, 1>({x.shape(0)});
+  auto distance = make_array<float, 1>({x.shape(0)});
+  {
+    nb::gil_scoped_release release;
+    ragq::assign(x.data(), x.shape(0), x.shape(1), centroids.data(), centroids.shape(0), threads, index.data(),
+                 distance.data());
+  }
+  return {index, distance};
+}
+
+static Array<std::uint8_t, 2> encode_pq(Matrix<float> x, Matrix<float> codebook, Vector<std::int64_t> offsets,
+                                        int threads) {
+  require(codebook.shape(0) >= 1 && codebook.shape(0) <= 256, "a codebook has 1 to 256 codewords");
+  require(codebook.shape(1) == x.shape(1), "x and codebook must have the same dimension");
+  const std::size_t m = offsets.shape(0) - 1;
+  require(offsets.shape(0) >= 2 && offsets(0) == 0 && offsets(m) == static_cast<std::int64_t>(x.shape(1)),
+          "offsets must run from 0 to the dimension");
+  for (std::size_t s = 0; s < m; ++s) require(offsets(s) < offsets(s + 1), "offsets must increase");
+  auto codes = make_array<std::uint8_t, 2>({x.shape(0), m});
+  nb::gil_scoped_release release;
+  ragq::encode_pq(x.data(), x.shape(0), x.shape(1), codebook.data(), codebook.shape(0), offsets.data(), m, threads,
+                  codes.data());
+  return codes;
+}
+
+static Array<float, 2> project(Matrix<float> x, Matrix<float> matrix, int threads) {
+  require(x.shape(1) == matrix.shape(1), "x and matrix must have the same dimension");
+  auto out = make_array<float, 2>({x.shape(0), matrix.shape(0)});
+  nb::gil_scoped_release release;
+  ragq::project(x.data(), x.shape(0), x.shape(1), matrix.data(), matrix.shape(0), threads, out.data());
+  return out;
+}
+
+NB_MODULE(_cpu, m) {
+  m.doc() = "C++ loops of the codecs";
+  m.def("kernel", [] { return ragq::tile_kernels().name; }, "Name the instruction set that runs.");
+  m.def("seed_centroids", &seed_centroids, "x"_a, "k"_a, "seed"_a);
+  m.def("lloyd", &lloyd, "x"_a, "centroids"_a, "iterations"_a, "threads"_a);
+  m.def("assign", &assign, "x"_a, "centroids"_a, "threads"_a);
+  m.def("encode_pq", &encode_pq, "x"_a, "codebook"_a, "offsets"_a, "threads"_a);
+  m.def("project", &project, "x"_a, "matrix"_a, "threads"_a);
+}

@@ -1,0 +1,50 @@
+// Inner loops over tiles of 32 vectors, one build an instruction set, chosen at the first call.
+//
+// Every build adds in the same order and never contracts a product and a sum into one rounding (-ffp-contract=off), so
+// that distances, and with them codebooks and codes, are the same bits on every processor.
+#pragma once
+
+#include <cstddef>
+#include <cstdint>
+#include <vector>
+
+namespace ragq {
+
+constexpr std::size_t kTile = 32;
+
+// Vectors in tiles: tile t holds coordinate j of its 32 vectors at data[(t * dim + j) * 32 ...].
+class Tiles {
+ public:
+  // `vectors`: count rows of `dim` floats, `stride` floats apart. The last tile is filled up with `padding`.
+  Tiles(const float* vectors, std::size_t count, std::size_t dim, std::size_t stride, float padding);
+
+  std::size_t count, dim, tiles;
+  const float* data() const { return data_.data(); }
+
+ private:
+  std::vector<float> data_;
+};
+
+constexpr float kFar = 1e18f;  // padding that is nearest to nothing, its square still finite
+
+struct TileKernels {
+  const char* name;
+  // For each of `rows` vectors, the nearest of the tiled vectors by squared distance; of equals the first.
+  void (*nearest)(const float* x, std::size_t rows, std::size_t stride, std::size_t dim, const float* tiles,
+                  std::size_t n_tiles, float* distance, std::uint32_t* index);
+  // out[i * n_tiles * 32 + k] = <x[i], tiled vector k>.
+  void (*products)(const float* x, std::size_t rows, std::size_t stride, std::size_t dim, const float* tiles,
+                   std::size_t n_tiles, float* out);
+  // distance[i] = min(distance[i], |x[i] - center|^2) for the columns i of `xt`, (dim, n) with rows n apart.
+  void (*closer)(const float* xt, std::size_t n, std::size_t dim, const float* center, float* distance);
+};
+
+const TileKernels& tile_kernels();
+
+// One per build; null where the build cannot hold it.
+extern const TileKernels kBaseline;
+#if defined(__x86_64__)
+extern const TileKernels kAvx2, kAvx512;
+#endif
+
+}  // namespace ragq

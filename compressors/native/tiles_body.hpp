@@ -1,0 +1,130 @@
+// The loops of tiles.hpp, included once by the file of each instruction set with LANES floats to a vector and NAME the
+// table to define. Everything here has internal linkage: no wide instruction can leak into another file through a
+// shared inline function.
+#include <cstring>
+
+#include "tiles.hpp"
+
+namespace ragq {
+namespace {
+
+typedef float Vec __attribute__((vector_size(LANES * 4)));
+typedef std::int32_t Int __attribute__((vector_size(LANES * 4)));
+
+constexpr int kVecs = kTile / LANES;                 // vectors to a tile
+constexpr int kRows = kVecs < 8 ? 8 / kVecs : 1;     // rows at once, so that eight sums hide the latency of an addition
+
+inline Vec load(const float* p) {
+  Vec v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
+
+template <int Rows>
+inline void nearest_rows(const float* x, std::size_t stride, std::size_t dim, const float* tiles, std::size_t n_tiles,
+                         float* distance, std::uint32_t* index) {
+  Vec lowest[Rows];
+  Int where[Rows];
+  Int lane;
+  for (int l = 0; l < LANES; ++l) lane[l] = l;
+  for (int r = 0; r < Rows; ++r) {
+    lowest[r] = Vec{} + 3.4e38f;
+    where[r] = Int{};
+  }
+  for (std::size_t t = 0; t < n_tiles; ++t) {
+    const float* c = tiles + t * dim * kTile;
+    Vec sum[Rows][kVecs] = {};
+    for (std::size_t j = 0; j < dim; ++j) {
+      for (int v = 0; v < kVecs; ++v) {
+        const Vec center = load(c + j * kTile + v * LANES);
+        for (int r = 0; r < Rows; ++r) {
+          const Vec difference = x[r * stride + j] - center;
+          sum[r][v] += difference * difference;
+        }
+      }
+    }
+    for (int v = 0; v < kVecs; ++v) {
+      const Int id = lane + static_cast<std::int32_t>(t * kTile + v * LANES);
+      for (int r = 0; r < Rows; ++r) {
+        const Int closer = sum[r][v] < lowest[r];
+        lowest[r] = closer ? sum[r][v] : lowest[r];
+        where[r] = closer ? id : where[r];
+      }
+    }
+  }
+  for (int r = 0; r < Rows; ++r) {
+    float best = lowest[r][0];
+    std::int32_t id = where[r][0];
+    for (int l = 1; l < LANES; ++l) {
+      if (lowest[r][l] < best || (lowest[r][l] == best && where[r][l] < id)) {
+        best = lowest[r][l];
+        id = where[r][l];
+      }
+    }
+    distance[r] = best;
+    index[r] = static_cast<std::uint32_t>(id);
+  }
+}
+
+void nearest(const float* x, std::size_t rows, std::size_t stride, std::size_t dim, const float* tiles,
+             std::size_t n_tiles, float* distance, std::uint32_t* index) {
+  std::size_t i = 0;
+  for (; i + kRows <= rows; i += kRows)
+    nearest_rows<kRows>(x + i * stride, stride, dim, tiles, n_tiles, distance + i, index + i);
+  for (; i < rows; ++i) nearest_rows<1>(x + i * stride, stride, dim, tiles, n_tiles, distance + i, index + i);
+}
+
+template <int Rows>
+inline void products_rows(const float* x, std::size_t stride, std::size_t dim, const float* tiles, std::size_t n_tiles,
+                          float* out) {
+  for (std::size_t t = 0; t < n_tiles; ++t) {
+    const float* c = tiles + t * dim * kTile;
+    Vec sum[Rows][kVecs] = {};
+    for (std::size_t j = 0; j < dim; ++j) {
+      for (int v = 0; v < kVecs; ++v) {
+        const Vec center = load(c + j * kTile + v * LANES);
+        for (int r = 0; r < Rows; ++r) sum[r][v] += x[r * stride + j] * center;
+      }
+    }
+    for (int r = 0; r < Rows; ++r)
+      for (int v = 0; v < kVecs; ++v) store(out + (r * n_tiles + t) * kTile + v * LANES, sum[r][v]);
+  }
+}
+
+void products(const float* x, std::size_t rows, std::size_t stride, std::size_t dim, const float* tiles,
+              std::size_t n_tiles, float* out) {
+  std::size_t i = 0;
+  for (; i + kRows <= rows; i += kRows)
+    products_rows<kRows>(x + i * stride, stride, dim, tiles, n_tiles, out + i * n_tiles * kTile);
+  for (; i < rows; ++i) products_rows<1>(x + i * stride, stride, dim, tiles, n_tiles, out + i * n_tiles * kTile);
+}
+
+void closer(const float* xt, std::size_t n, std::size_t dim, const float* center, float* distance) {
+  std::size_t i = 0;
+  for (; i + LANES <= n; i += LANES) {
+    Vec sum{};
+    for (std::size_t j = 0; j < dim; ++j) {
+      const Vec difference = load(xt + j * n + i) - center[j];
+      sum += difference * difference;
+    }
+    const Vec known = load(distance + i);
+    store(distance + i, sum < known ? sum : known);
+  }
+  for (; i < n; ++i) {
+    float sum = 0;
+    for (std::size_t j = 0; j < dim; ++j) {
+      const float difference = xt[j * n + i] - center[j];
+      sum += difference * difference;
+    }
+    if (sum < distance[i]) distance[i] = sum;
+  }
+}
+
+}  // namespace
+
+extern const TileKernels NAME;
+const TileKernels NAME = {LABEL, nearest, products, closer};
+
+}  // namespace ragq
