@@ -9,7 +9,8 @@ kind          columns, each `(rows padded to 64, bytes)`
 ``rows``      ``codes``: the row bytes as they are
 ``blocks``    ``codes``: 4-bit codes in blocks of 32 rows, see `to_blocks`
 ``nibbles``   ``high``, ``low``: the two nibbles of 8-bit codes, each in blocks of 32 rows
-``planes``    ``plane0`` ... : bit planes of a `bits`-bit code, most significant first, each in blocks of 32 rows
+``planes``    ``plane0``: the most significant bits, four dimensions a nibble, in blocks of 32 rows; ``plane1`` ... : the
+              other planes as rows, since a scan visits them only for the few rows that can still enter the top k
 ============  ==========================================================================================
 
 and ``factor0`` ... (fp16) for the per-row floats. Padding rows are zero.
@@ -37,6 +38,22 @@ def padded(rows: int) -> int:
     return -(-rows // ROW_PADDING) * ROW_PADDING
 
 
+def bytes_to_blocks(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Put byte `j` of 32 rows side by side: `(n, width)` to the same shape, `n` a multiple of 32."""
+    n, width = rows.shape
+    blocks = np.empty((n // BLOCK_ROWS, width, BLOCK_ROWS), np.uint8)
+    blocks[:] = rows.reshape(n // BLOCK_ROWS, BLOCK_ROWS, width).transpose(0, 2, 1)
+    return blocks.reshape(n, width)
+
+
+def bytes_from_blocks(blocks: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Undo `bytes_to_blocks`."""
+    n, width = blocks.shape
+    rows = np.empty((n // BLOCK_ROWS, BLOCK_ROWS, width), np.uint8)
+    rows[:] = blocks.reshape(n // BLOCK_ROWS, width, BLOCK_ROWS).transpose(0, 2, 1)
+    return rows.reshape(n, width)
+
+
 def to_blocks(nibbles: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Interleave 4-bit codes for byte shuffles.
 
@@ -55,15 +72,15 @@ def to_blocks(nibbles: NDArray[np.uint8]) -> NDArray[np.uint8]:
     if m % 2:
         nibbles = np.concatenate([nibbles, np.zeros((n, 1), np.uint8)], axis=1)
     pairs = nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)
-    blocks = pairs.reshape(n // BLOCK_ROWS, BLOCK_ROWS, -1).transpose(0, 2, 1)
-    return np.ascontiguousarray(blocks).reshape(n, -1)
+    width = pairs.shape[1]
+    blocks = pairs.reshape(n // BLOCK_ROWS, BLOCK_ROWS, width).transpose(0, 2, 1)
+    return np.ascontiguousarray(blocks).reshape(n, width)
 
 
 def from_blocks(blocks: NDArray[np.uint8], m: int) -> NDArray[np.uint8]:
     """Undo `to_blocks`: return the `(n, m)` codes."""
-    n, width = blocks.shape
-    pairs = blocks.reshape(n // BLOCK_ROWS, width, BLOCK_ROWS).transpose(0, 2, 1).reshape(n, width)
-    nibbles = np.empty((n, 2 * width), np.uint8)
+    pairs = bytes_from_blocks(blocks)
+    nibbles = np.empty((len(pairs), 2 * pairs.shape[1]), np.uint8)
     nibbles[:, 0::2] = pairs & 15
     nibbles[:, 1::2] = pairs >> 4
     return nibbles[:, :m]
@@ -134,7 +151,7 @@ class Layout:
         if self.kind == "rows":
             packed["codes"] = np.ascontiguousarray(body)
         elif self.kind == "blocks":
-            nibbles = np.stack([body & 15, body >> 4], axis=2).reshape(rows, -1)
+            nibbles = np.stack([body & 15, body >> 4], axis=2).reshape(rows, 2 * self.width)
             packed["codes"] = to_blocks(nibbles)
         elif self.kind == "nibbles":
             packed["high"], packed["low"] = to_blocks(body >> 4), to_blocks(body & 15)
@@ -142,7 +159,7 @@ class Layout:
             plane = -(-self.count // 8)
             for b in range(self.bits):
                 part = body[:, b * plane : (b + 1) * plane]
-                packed[f"plane{b}"] = to_blocks(np.stack([part & 15, part >> 4], axis=2).reshape(rows, -1))
+                packed[f"plane{b}"] = to_blocks(np.stack([part & 15, part >> 4], axis=2).reshape(rows, 2 * plane))
         for i in range(self.factors):
             at = self.width + 2 * i
             packed[f"factor{i}"] = np.ascontiguousarray(full[:, at : at + 2])
@@ -158,15 +175,14 @@ class Layout:
         if self.kind == "rows":
             body[:] = part["codes"]
         elif self.kind == "blocks":
-            nibbles = from_blocks(part["codes"], 2 * self.width)
-            body[:] = nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)
+            body[:] = bytes_from_blocks(part["codes"])
         elif self.kind == "nibbles":
             body[:] = (from_blocks(part["high"], self.width) << 4) | from_blocks(part["low"], self.width)
         else:
             plane = -(-self.count // 8)
             for b in range(self.bits):
-                nibbles = from_blocks(part[f"plane{b}"], 2 * plane)
-                body[:, b * plane : (b + 1) * plane] = nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)
+                column = part[f"plane{b}"]
+                body[:, b * plane : (b + 1) * plane] = column if b else bytes_from_blocks(column)
         for i in range(self.factors):
             at = self.width + 2 * i
             codes[:, at : at + 2] = part[f"factor{i}"]
