@@ -7,7 +7,7 @@ config
 state
     What `fit` learned: arrays whose names end in ``_``, listed in `Stage.state_names`, saved with safetensors.
 behaviour
-    ``encode`` (floats to codes, each row by itself), ``decode`` (codes to floats), ``scorer`` (queries that score codes).
+    ``encode`` (floats to codes, each row by itself), ``decode`` (codes to floats), ``scorer`` (queries to score codes).
 
 The law that every compressor keeps, tested for all of them: ``scorer(q, "ip").score(codes) == q @ decode(codes).T``
 within `Compressor.tolerance`, and its cosine and l2 forms. Scores are in the embedding's own units.
@@ -64,9 +64,9 @@ class Stage(ABC):
 
     @property
     def state(self) -> dict[str, NDArray[Any]]:
-        """The fitted arrays by name, ``dim_`` included."""
+        """The fitted arrays by name, ``dim_`` included; C-contiguous, as safetensors needs them."""
         self._check_fitted()
-        arrays = {name: np.asarray(getattr(self, name)) for name in self.state_names}
+        arrays = {name: np.asarray(getattr(self, name), order="C") for name in self.state_names}
         return {"dim_": np.asarray(self.dim_, np.int64), **arrays}
 
     def load_state(self, state: dict[str, NDArray[Any]]) -> Self:

@@ -18,13 +18,14 @@ class F32(Quantizer):
     """IEEE float32, 4 bytes a dimension."""
 
     forms = ("F32",)
+    examples = ("F32",)
 
     @property
     def layout(self) -> Layout:
         return Layout("rows", 4 * self.dim)
 
     def _encode(self, x: Floats) -> Codes:
-        return x.astype("<f4", copy=False).view(np.uint8)
+        return x.astype("<f4").view(np.uint8)
 
     def _decode(self, codes: Codes) -> Floats:
         return np.ascontiguousarray(codes).view("<f4").astype(np.float32)
