@@ -24,7 +24,7 @@ from ragq.select import merge_topk, topk
 if TYPE_CHECKING:
     from ragq.compressors.base import Compressor
 
-__all__ = ["DenseScorer", "LookupScorer", "NormScorer", "Scorer", "factor"]
+__all__ = ["DenseScorer", "HammingScorer", "LookupScorer", "NormScorer", "PlanesScorer", "Scorer", "factor"]
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
@@ -171,6 +171,66 @@ class LookupScorer(LinearScorer):
         for j in range(m):
             scores += self.tables[:, j, codes[:, j]]
         return scores
+
+
+@dataclass(frozen=True)
+class PlanesScorer(LinearScorer):
+    """A `bits`-bit code a dimension, stored as bit planes: ``raw = queries @ levels[code]``.
+
+    Attributes
+    ----------
+    queries : ndarray of float32, shape (n_queries, dim)
+        A level scale or offset of each dimension is folded into the query and the bias.
+    levels : ndarray of float32, shape (2**bits,)
+        Value of each code, the same in every dimension; ascending, uniform or not.
+    """
+
+    queries: Floats
+    levels: Floats
+
+    kernel = "planes"
+
+    @property
+    def bits(self) -> int:
+        """Bits a code."""
+        return len(self.levels).bit_length() - 1
+
+    def unpack(self, body: Codes) -> Codes:
+        """Return the codes of rows, `(n, dim)`: plane by plane, the most significant bit first, little-endian bits."""
+        dim = self.queries.shape[1]
+        planes = body.reshape(len(body), self.bits, -1)
+        codes = np.zeros((len(body), dim), np.uint8)
+        for b in range(self.bits):
+            codes = (codes << 1) | np.unpackbits(planes[:, b], axis=1, count=dim, bitorder="little")
+        return codes
+
+    def raw(self, body: Codes) -> Floats:
+        return self.queries @ self.levels[self.unpack(body)].T
+
+
+@dataclass(frozen=True)
+class HammingScorer(LinearScorer):
+    """Signs against signs: ``raw = weight * (dim - 2 * popcount(query xor code))``, a symmetric score.
+
+    Attributes
+    ----------
+    codes : ndarray of uint8, shape (n_queries, ceil(dim / 8))
+        The queries as packed bits.
+    weight : ndarray of float32, shape (n_queries,)
+        What an agreeing dimension adds.
+    dim : int
+        Bits that count; the spare bits of the last byte are zero on both sides.
+    """
+
+    codes: Codes
+    weight: Floats
+    dim: int
+
+    kernel = "hamming"
+
+    def raw(self, body: Codes) -> Floats:
+        distance = np.bitwise_count(body[None, :, :] ^ self.codes[:, None, :]).sum(axis=2, dtype=np.int32)
+        return self.weight[:, None] * (self.dim - 2 * distance).astype(np.float32)
 
 
 class NormScorer(Scorer):

@@ -71,10 +71,7 @@ def to_blocks(nibbles: NDArray[np.uint8]) -> NDArray[np.uint8]:
     n, m = nibbles.shape
     if m % 2:
         nibbles = np.concatenate([nibbles, np.zeros((n, 1), np.uint8)], axis=1)
-    pairs = nibbles[:, 0::2] | (nibbles[:, 1::2] << 4)
-    width = pairs.shape[1]
-    blocks = pairs.reshape(n // BLOCK_ROWS, BLOCK_ROWS, width).transpose(0, 2, 1)
-    return np.ascontiguousarray(blocks).reshape(n, width)
+    return bytes_to_blocks(nibbles[:, 0::2] | (nibbles[:, 1::2] << 4))
 
 
 def from_blocks(blocks: NDArray[np.uint8], m: int) -> NDArray[np.uint8]:
@@ -151,15 +148,14 @@ class Layout:
         if self.kind == "rows":
             packed["codes"] = np.ascontiguousarray(body)
         elif self.kind == "blocks":
-            nibbles = np.stack([body & 15, body >> 4], axis=2).reshape(rows, 2 * self.width)
-            packed["codes"] = to_blocks(nibbles)
+            packed["codes"] = bytes_to_blocks(body)
         elif self.kind == "nibbles":
             packed["high"], packed["low"] = to_blocks(body >> 4), to_blocks(body & 15)
         else:
             plane = -(-self.count // 8)
             for b in range(self.bits):
                 part = body[:, b * plane : (b + 1) * plane]
-                packed[f"plane{b}"] = to_blocks(np.stack([part & 15, part >> 4], axis=2).reshape(rows, 2 * plane))
+                packed[f"plane{b}"] = np.ascontiguousarray(part) if b else bytes_to_blocks(part)
         for i in range(self.factors):
             at = self.width + 2 * i
             packed[f"factor{i}"] = np.ascontiguousarray(full[:, at : at + 2])
