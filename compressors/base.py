@@ -64,10 +64,10 @@ class Stage(ABC):
 
     @property
     def state(self) -> dict[str, NDArray[Any]]:
-        """The fitted arrays by name, ``dim_`` included; C-contiguous, as safetensors needs them."""
+        """The fitted arrays by name, ``dim_`` included; never 0-d and C-contiguous, as safetensors needs."""
         self._check_fitted()
         arrays = {name: np.asarray(getattr(self, name), order="C") for name in self.state_names}
-        return {"dim_": np.asarray(self.dim_, np.int64), **arrays}
+        return {"dim_": np.array([self.dim_], np.int64), **arrays}
 
     def load_state(self, state: dict[str, NDArray[Any]]) -> Self:
         """Take over arrays that `state` gave.
@@ -83,9 +83,9 @@ class Stage(ABC):
             raise CorruptIndexError(f"The state of {self} must hold {sorted(expected)}. Got {sorted(state)}.")
         arrays = {name: np.asarray(array) for name, array in state.items()}
         dim = arrays.pop("dim_")
-        if dim.dtype != np.int64 or dim.shape != () or not 1 <= int(dim) <= MAX_DIM:
-            raise CorruptIndexError(f"'dim_' of {self} must be an int64 in 1..{MAX_DIM}. Got {dim.dtype} {dim.shape}.")
-        self.dim_ = int(dim)
+        if dim.dtype != np.int64 or dim.shape != (1,) or not 1 <= int(dim[0]) <= MAX_DIM:
+            raise CorruptIndexError(f"'dim_' of {self} must be one int64 in 1..{MAX_DIM}. Got {dim.dtype} {dim}.")
+        self.dim_ = int(dim[0])
         try:
             self._check_dim(self.dim_)
             for name, array in arrays.items():

@@ -169,7 +169,7 @@ def test_a_state_of_another_dimension_is_corrupt(compressor: Compressor, spec: s
     for name in compressor.state:
         if name.endswith("dim_"):
             for dim in (-1, 0, DIM + 1, 2 * DIM, 2**40):
-                state = {**compressor.state, name: np.asarray(dim, np.int64)}
+                state = {**compressor.state, name: np.array([dim], np.int64)}
                 if len(compressor.state) > 1:
                     with pytest.raises(CorruptIndexError):
                         from_spec(spec).load_state(state)
