@@ -18,7 +18,7 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ragq.layouts import Block
+from ragq.layouts import Block, from_planes
 from ragq.select import merge_topk, topk
 
 if TYPE_CHECKING:
@@ -196,13 +196,8 @@ class PlanesScorer(LinearScorer):
         return len(self.levels).bit_length() - 1
 
     def unpack(self, body: Codes) -> Codes:
-        """Return the codes of rows, `(n, dim)`: plane by plane, the most significant bit first, little-endian bits."""
-        dim = self.queries.shape[1]
-        planes = body.reshape(len(body), self.bits, -1)
-        codes = np.zeros((len(body), dim), np.uint8)
-        for b in range(self.bits):
-            codes = (codes << 1) | np.unpackbits(planes[:, b], axis=1, count=dim, bitorder="little")
-        return codes
+        """Return the codes of rows, `(n, dim)`."""
+        return from_planes(body, self.queries.shape[1], self.bits)
 
     def raw(self, body: Codes) -> Floats:
         return self.queries @ self.levels[self.unpack(body)].T

@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ragq.errors import InvalidArgumentError
 
-__all__ = ["BLOCK_ROWS", "ROW_PADDING", "Block", "Layout", "from_blocks", "to_blocks"]
+__all__ = ["BLOCK_ROWS", "ROW_PADDING", "Block", "Layout", "from_blocks", "from_planes", "to_blocks", "to_planes"]
 
 BLOCK_ROWS = 32
 ROW_PADDING = 64  # so that every column is a whole number of 64-byte lines
@@ -81,6 +81,33 @@ def from_blocks(blocks: NDArray[np.uint8], m: int) -> NDArray[np.uint8]:
     nibbles[:, 0::2] = pairs & 15
     nibbles[:, 1::2] = pairs >> 4
     return nibbles[:, :m]
+
+
+def to_planes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+    """Cut `bits`-bit codes into bit planes, the row code of the layout ``planes``.
+
+    Parameters
+    ----------
+    codes : ndarray of uint8, shape (n, dim)
+        One code below ``2**bits`` an element.
+    bits : int
+
+    Returns
+    -------
+    ndarray of uint8, shape (n, bits * ceil(dim / 8))
+        Plane by plane, the most significant bit first; bit `j % 8` of byte `j // 8` of a plane is dimension `j`.
+    """
+    planes = [np.packbits((codes >> b) & 1, axis=1, bitorder="little") for b in reversed(range(bits))]
+    return np.concatenate(planes, axis=1)
+
+
+def from_planes(body: NDArray[np.uint8], dim: int, bits: int) -> NDArray[np.uint8]:
+    """Undo `to_planes`: return the `(n, dim)` codes."""
+    planes = body.reshape(len(body), bits, -(-dim // 8))
+    codes = np.zeros((len(body), dim), np.uint8)
+    for b in range(bits):
+        codes = (codes << 1) | np.unpackbits(planes[:, b], axis=1, count=dim, bitorder="little")
+    return codes
 
 
 @dataclass(frozen=True)
