@@ -1,0 +1,80 @@
+"""`ragq index`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import click
+
+from ragq.cli.options import echo_json, given, json_option, model_options
+
+
+@click.command()
+@click.argument("source", required=False)
+@click.option("-o", "--output", type=click.Path(path_type=Path), help="The index folder.  [default: SOURCE.ragq]")
+@click.option("--codec", metavar="SPEC", help="Compressor; 'ragq codecs' lists them.  [default: FP8]")
+@click.option(
+    "--budget", type=click.IntRange(1), metavar="BYTES", help="Choose the best codec within these code bytes."
+)
+@click.option("--embeddings", metavar="FILE", help="Ready embeddings: x.npy, or x.parquet:column.")
+@click.option("--ids", metavar="FILE", help="Ids of the embeddings when there is no SOURCE: one a line, .npy, .jsonl.")
+@click.option("--metric", type=click.Choice(["cosine", "ip", "l2"]), default="cosine", show_default=True)
+@click.option("--chunk-tokens", type=click.IntRange(0), help="Tokens of a passage; 0 keeps documents whole.")
+@click.option("--chunk-overlap", type=click.IntRange(0), help="Tokens that neighbouring passages share.")
+@click.option("--sample", type=click.IntRange(1), help="Most embeddings that the codec is fitted on.")
+@click.option("--shard-rows", type=click.IntRange(1), help="Passages a shard.")
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option(
+    "--strict", is_flag=True, help="Fail on a file that cannot be read, where else it is skipped and counted."
+)
+@click.option("--resume", is_flag=True, help="Go on after the last finished shard of an interrupted run.")
+@model_options
+@json_option
+def index(source: str | None, output: Path | None, as_json: bool, **options: Any) -> None:
+    """Index SOURCE: a folder, a JSONL, CSV, TSV, Parquet or Arrow file, or a BEIR folder.
+
+    An old index in the same place is replaced, and stays readable until the new one is whole.
+
+    \b
+    ragq index docs/
+    ragq index beir/scifact -o scifact.ragq --codec PCA128,FP8
+    ragq index beir/scifact --embeddings beir/scifact/corpus.minilm.npy --budget 48
+    """
+    import ragq
+    from ragq.pipelines.progress import progress_bar
+
+    if source is None and options["embeddings"] is None:
+        raise click.UsageError("Give a SOURCE, or --embeddings with --ids.")
+    target = output or default_output(source or options["embeddings"])
+    try:
+        with progress_bar(quiet=as_json) as progress:
+            built = ragq.build(source, target, progress=progress, **given(**options))
+    except KeyboardInterrupt:
+        again = f"ragq index {source or ''} -o {target} --resume".replace("  ", " ")
+        raise click.ClickException(f"Interrupted. Go on with the same options and: {again}") from None
+    report, info = built.report, built.info()
+    assert report is not None
+    if as_json:
+        summary = {"documents": report.documents, "passages": report.passages, "duplicates": report.duplicates}
+        echo_json(summary | {"skipped": report.skipped, "choice": report.choice, **info})
+        return
+    for note in report.notes:
+        click.echo(note, err=True)
+    if report.skipped:
+        click.echo("Skipped: " + ", ".join(f"{n:,} {reason}" for reason, n in report.skipped.items()), err=True)
+    if report.duplicates:
+        click.echo(f"Duplicates: {report.duplicates:,} documents gave way to a later one with the same id.", err=True)
+    if report.choice:
+        click.echo(report.choice, err=True)
+    click.echo(
+        f"{target}: {report.documents:,} documents, {report.passages:,} passages, {report.spec}, "
+        f"{info['code_bytes']} code bytes and {info['index_bytes_per_vector']:.1f} index bytes a vector"
+    )
+
+
+def default_output(source: str) -> Path:
+    """Return ``corpus.ragq`` in the current folder for ``some/where/corpus/`` or ``corpus.jsonl``."""
+    path = Path(source).expanduser()
+    name = path.resolve().name
+    return Path((name if path.is_dir() else Path(name).stem) + ".ragq")

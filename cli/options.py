@@ -1,0 +1,57 @@
+"""Options and helpers that several commands share."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any, TypeVar
+
+import click
+
+from ragq.errors import InvalidArgumentError
+
+__all__ = ["echo_json", "index_argument", "json_option", "model_options", "parse_where", "where_option"]
+
+F = TypeVar("F", bound=Callable[..., Any])
+
+index_argument = click.argument("index", type=click.Path(path_type=Path))
+json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines; no progress bar.")
+where_option = click.option(
+    "--where", metavar="JSON", help='Only documents that match, e.g. \'{"lang": "en", "year": {"$gte": 2020}}\'.'
+)
+
+
+def model_options(command: F) -> F:
+    """Add the options that say what embeds and how."""
+    options = [
+        click.option("--model", help="Name or folder of a sentence-transformers model.  [default: all-MiniLM-L6-v2]"),
+        click.option("--device", help="cpu, cuda, mps ...; the best one by default."),
+        click.option("--backend", type=click.Choice(["torch", "onnx", "openvino"]), help="What runs the model."),
+        click.option("--batch-size", type=click.IntRange(1), help="Passages of one forward pass.  [default: 32]"),
+    ]
+    for option in reversed(options):
+        command = option(command)
+    return command
+
+
+def given(**options: Any) -> dict[str, Any]:
+    """Return the options that were given."""
+    return {name: value for name, value in options.items() if value is not None}
+
+
+def parse_where(text: str | None) -> Any:
+    """Read the JSON of ``--where``."""
+    if text is None:
+        return None
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise InvalidArgumentError(
+            f'--where must be JSON such as \'{{"lang": "en"}}\'. Got {text!r}: {error}.'
+        ) from None
+
+
+def echo_json(value: Any) -> None:
+    """Print a JSON value."""
+    click.echo(json.dumps(value, ensure_ascii=False, indent=2))

@@ -1,0 +1,111 @@
+"""`ragq.build`: from a source to an index in one call."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+from ragq.pipelines.build import SAMPLE, SHARD_ROWS, Recipe, build_index
+from ragq.pipelines.index import Index
+from ragq.pipelines.progress import Progress, silent
+
+__all__ = ["DEFAULT_CODEC", "build"]
+
+DEFAULT_CODEC = "FP8"
+
+
+def build(
+    source: Any = None,
+    out: str | Path = "corpus.ragq",
+    *,
+    model: Any = None,
+    codec: str | None = None,
+    budget: int | None = None,
+    embeddings: Any = None,
+    ids: Any = None,
+    metric: str = "cosine",
+    chunk_tokens: int | None = None,
+    chunk_overlap: int | None = None,
+    sample: int = SAMPLE,
+    shard_rows: int = SHARD_ROWS,
+    seed: int = 0,
+    resume: bool = False,
+    strict: bool = False,
+    progress: Progress = silent,
+    **model_options: Any,
+) -> Index:
+    """Build an index; an old one at `out` is replaced, and stays readable until the new one is whole.
+
+    Parameters
+    ----------
+    source : str, Path or iterable, optional
+        A folder of files, a JSONL, CSV, TSV, Parquet or Arrow file, a BEIR folder, or an iterable of str, dict,
+        `Document` or LangChain documents; see `ragq.pipelines.readers.read`. Not needed with `embeddings` and `ids`.
+    out : str or Path
+        The index folder.
+    model : str, Path, SentenceTransformer, callable, Embeddings or Embedder, optional
+        What embeds; by default all-MiniLM-L6-v2. With `embeddings`, the model that made them: queries need it.
+    codec : str, optional
+        Compressor spec, ``FP8`` by default; ``ragq codecs`` lists them.
+    budget : int, optional
+        Code bytes a vector; chooses the codec instead of `codec`.
+    embeddings : str, Path or ndarray, optional
+        Ready embeddings, one a document: a ``.npy`` file, ``file.parquet:column``, or an array of shape (n, dim).
+    ids : str, Path or sequence of str, optional
+        The ids of `embeddings`, when there is no source.
+    metric : {'cosine', 'ip', 'l2'}
+        ``cosine`` scales embeddings and queries to unit length.
+    chunk_tokens, chunk_overlap : int, optional
+        Tokens a passage and tokens that neighbours share; by default what the model reads. 0 keeps documents whole.
+    sample : int
+        Most embeddings that the compressor is fitted on.
+    shard_rows : int
+        Passages a shard.
+    seed : int
+        Of the sample and the fit.
+    resume : bool
+        Go on after the last finished shard of an interrupted run with the same arguments.
+    strict : bool
+        Fail on a file that cannot be read, where else it is skipped and counted.
+    progress : callable
+        ``progress(stage, done, total)``.
+    **model_options
+        ``device``, ``backend``, ``batch_size``, ``truncate_dim``, ``prompts`` …, see `ragq.embedders.load_embedder`.
+
+    Returns
+    -------
+    Index
+        Opened for writing; ``index.report`` says what the build did.
+
+    Raises
+    ------
+    InvalidArgumentError
+        A wrong argument, an empty source, embeddings that are not finite or do not fit, too few for the codec.
+    IndexLockedError, StorageError
+        Another writer has the index; the disk is full or read-only.
+
+    Examples
+    --------
+    >>> index = ragq.build("corpus/", "corpus.ragq", codec="PCA128,FP8")  # doctest: +SKIP
+    """
+    spec = codec or ("" if budget is not None else DEFAULT_CODEC)
+    if codec and budget is not None:
+        from ragq.errors import InvalidArgumentError
+
+        raise InvalidArgumentError(f"Give either 'codec' or 'budget'. Got codec {codec!r} and budget {budget!r}.")
+    recipe = Recipe(spec, budget, metric, chunk_tokens, chunk_overlap, sample, shard_rows, seed)
+    report, embedder = build_index(
+        source,
+        out,
+        recipe,
+        model=model,
+        embeddings=embeddings,
+        ids=ids,
+        resume=resume,
+        strict=strict,
+        progress=progress,
+        model_options=model_options,
+    )
+    index = Index(out, mode="w", model=embedder, **({} if embedder else model_options))
+    index.report = report
+    return index

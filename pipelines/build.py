@@ -1,0 +1,425 @@
+"""Build an index: read, cut, embed, fit, encode, write; resumable after every shard.
+
+The work leaves its traces in ``<index>/build/`` until the manifest names the finished shards:
+
+1. ``passages.arrow``: what was read and cut (only when a model embeds)
+2. ``sample.f32``: embeddings of the sample that the compressor is fitted on; they are not computed again
+3. ``progress.json``: the arguments, the fitted compressor, and every finished shard
+
+An old index in the same folder stays what readers see until the commit.
+"""
+
+from __future__ import annotations
+
+import json
+import shutil
+from dataclasses import asdict, dataclass, replace
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from ragq.checks import check_int, check_metric
+from ragq.compressors import Chain, Compressor, from_spec
+from ragq.embedders import DEFAULT_MODEL, Embedder, load_embedder
+from ragq.errors import InvalidArgumentError
+from ragq.manifest import MANIFEST, FileEntry, Manifest, read_file, read_shard
+from ragq.pipelines.feeds import Feed, ReadyFeed, TextFeed, normalized
+from ragq.pipelines.progress import Progress, silent
+from ragq.pipelines.readers import open_embeddings, read
+from ragq.storage import check_local, storage_errors, write_bytes
+from ragq.transaction import BUILD, Transaction
+
+__all__ = ["BuildReport", "Recipe", "build_index", "encode", "load_compressor"]
+
+SHARD_ROWS = 131_072
+SHARD_BYTES = 48 << 20  # of codes, which a shard's writer holds in memory
+SAMPLE = 32_768
+SCRATCH = "progress.json"
+
+
+@dataclass(frozen=True)
+class Recipe:
+    """How to build an index; equal recipes over the same source give the same shards, byte for byte.
+
+    Attributes
+    ----------
+    codec : str
+        Compressor spec; empty when `budget` chooses it.
+    budget : int or None
+        Code bytes a vector; the best codec within them is chosen on the sample.
+    metric : str
+        ``ip``, ``cosine`` or ``l2``.
+    chunk_tokens, chunk_overlap : int or None
+        Tokens of a passage and of what neighbours share; None for the model's own. ``chunk_tokens=0`` keeps documents
+        whole.
+    sample : int
+        Most embeddings that the compressor is fitted on.
+    shard_rows : int
+        Passages a shard.
+    seed : int
+    """
+
+    codec: str = "FP8"
+    budget: int | None = None
+    metric: str = "cosine"
+    chunk_tokens: int | None = None
+    chunk_overlap: int | None = None
+    sample: int = SAMPLE
+    shard_rows: int = SHARD_ROWS
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        check_metric(self.metric)
+        check_int(self.sample, "sample", 1)
+        check_int(self.shard_rows, "shard_rows", 1)
+        check_int(self.seed, "seed", 0)
+        if self.budget is not None:
+            check_int(self.budget, "budget", 1)
+
+
+@dataclass(frozen=True)
+class BuildReport:
+    """What a build did.
+
+    Attributes
+    ----------
+    documents, passages : int
+        In the index.
+    duplicates : int
+        Documents that a later one with the same id replaced.
+    skipped : dict of str to int
+        Records that were left out, by reason.
+    spec : str
+        The compressor.
+    choice : str
+        Why this compressor, when a budget chose it; else empty.
+    notes : tuple of str
+        What the reader has to say once: ids that were numbers, a missing extra.
+    """
+
+    documents: int
+    passages: int
+    duplicates: int
+    skipped: dict[str, int]
+    spec: str
+    choice: str = ""
+    notes: tuple[str, ...] = ()
+
+
+def encode(compressor: Compressor, x: NDArray[np.float32], normalize: bool) -> NDArray[np.uint8]:
+    """Return the row codes of checked embeddings, scaled to unit length first when the index does that."""
+    return compressor.encode(normalized(x) if normalize else x)
+
+
+def load_compressor(folder: Path, manifest: Manifest, state: dict[str, NDArray[Any]]) -> Compressor:
+    """Build the compressor of an index from its spec and its saved arrays.
+
+    Raises
+    ------
+    CorruptIndexError
+        The arrays do not belong to the spec, or the sizes differ from the manifest's.
+    """
+    from ragq.errors import CorruptIndexError
+
+    path = folder / manifest.compressor.name
+    try:
+        compressor = from_spec(manifest.spec).load_state(state)
+    except InvalidArgumentError as error:
+        raise CorruptIndexError(f"{folder / MANIFEST} names a codec that this ragq does not know: {error}") from None
+    except CorruptIndexError as error:
+        raise CorruptIndexError(f"{path}: {error}") from None
+    if compressor.dim != manifest.dim or str(compressor.layout) != manifest.layout:
+        raise CorruptIndexError(
+            f"{path} is the state of another compressor than {manifest.spec} of {manifest.dim} dimensions."
+        )
+    return compressor
+
+
+def save_compressor(folder: Path, compressor: Compressor) -> FileEntry:
+    """Write a compressor's state under a name made from its content."""
+    import xxhash
+
+    arrays = {name: np.ascontiguousarray(array) for name, array in compressor.state.items()}
+    data = safetensors.numpy.save(arrays, metadata={"spec": compressor.spec})
+    digest = xxhash.xxh3_128_hexdigest(data)
+    name = f"compressor-{digest[:16]}.safetensors"
+    write_bytes(folder / name, data)
+    return FileEntry(name, len(data), digest)
+
+
+def learns(compressor: Compressor) -> bool:
+    """Tell whether fitting looks at the data."""
+    stages = compressor.stages if isinstance(compressor, Chain) else [compressor]
+    return any(stage.state_names for stage in stages)
+
+
+class Scratch:
+    """The traces of an unfinished build."""
+
+    def __init__(self, folder: Path, arguments: dict[str, Any], resume: bool) -> None:
+        self.folder = folder / BUILD
+        self.path = self.folder / SCRATCH
+        self.found = resume and self.path.exists()
+        if self.found:
+            with storage_errors(self.path, "read"):
+                self.body = json.loads(self.path.read_bytes())
+            self._check(arguments)
+        else:
+            self.body = {"arguments": arguments, "shards": [], "skipped": {}, "choice": "", "notes": []}
+
+    def _check(self, arguments: dict[str, Any]) -> None:
+        old = self.body["arguments"]
+        for name in sorted({*old, *arguments}):
+            if old.get(name) != arguments.get(name):
+                raise InvalidArgumentError(
+                    f"The interrupted run had {name} = {old.get(name)!r}; this one has {arguments.get(name)!r}. "
+                    "Give the same arguments, or start anew without --resume."
+                )
+
+    def start(self) -> None:
+        """Throw away what is there, unless this run goes on with it."""
+        with storage_errors(self.folder, "write to"):
+            if not self.found:
+                shutil.rmtree(self.folder, ignore_errors=True)
+            self.folder.mkdir(exist_ok=True)
+        self.save()
+
+    def save(self, **changes: Any) -> None:
+        """Add to the journal, durably."""
+        self.body.update(changes)
+        write_bytes(self.path, json.dumps(self.body, ensure_ascii=False).encode())
+
+    @property
+    def files(self) -> set[str]:
+        """Files outside of the scratch folder that an unfinished build needs."""
+        names = {BUILD}
+        if "compressor" in self.body:
+            names.add(self.body["compressor"]["name"])
+        for body in self.body["shards"]:
+            names |= {file.name for file in read_shard(body).files}
+        return names
+
+
+def build_index(
+    source: Any,
+    out: str | Path,
+    recipe: Recipe,
+    *,
+    model: Any = None,
+    embeddings: Any = None,
+    ids: Any = None,
+    resume: bool = False,
+    strict: bool = False,
+    progress: Progress = silent,
+    model_options: dict[str, Any] | None = None,
+) -> tuple[BuildReport, Embedder | None]:
+    """Build the index at `out`; see `ragq.build` for the arguments."""
+    folder = check_local(out)
+    if source is None and embeddings is None:
+        raise InvalidArgumentError("There is nothing to index: give a source, or embeddings with ids.")
+    if recipe.codec:
+        from_spec(recipe.codec)
+    embedder = None
+    if embeddings is None or model is not None:
+        embedder = load_embedder(model if model is not None else DEFAULT_MODEL, **(model_options or {}))
+    if source is not None:
+        read(source)  # raises when there is no such source, before anything is made
+    fresh = prepare_folder(folder)
+    arguments = {
+        "recipe": asdict(recipe),
+        "source": str(source) if isinstance(source, (str, Path)) else type(source).__name__,
+        "embeddings": str(embeddings) if isinstance(embeddings, (str, Path)) else embeddings is not None,
+        "model": embedder.fingerprint if embedder else None,
+    }
+    try:
+        scratch = Scratch(folder, arguments, resume)
+        placeholder = Manifest("", "", 1, recipe.metric, recipe.metric == "cosine", FileEntry("", 0, ""))
+        with Transaction(folder, placeholder, keep=scratch.files) as transaction:
+            if scratch.found and scratch.body["generation"] != transaction.generation:
+                raise InvalidArgumentError(
+                    f"{folder} has changed since the interrupted run. Start anew without --resume."
+                )
+            scratch.start()
+            scratch.save(generation=transaction.generation)
+            transaction.keep = scratch.files
+            report = Build(transaction, scratch, recipe, embedder, source, strict, progress).run(embeddings, ids)
+        return report, embedder
+    except BaseException:
+        discard_if_empty(folder, fresh)
+        raise
+
+
+def prepare_folder(folder: Path) -> bool:
+    """Make the index folder, or check that it may be written over; return whether it is new."""
+    with storage_errors(folder, "create"):
+        if folder.exists() and not folder.is_dir():
+            raise InvalidArgumentError(f"{folder} is a file; an index is a folder. Choose another place with -o.")
+        if (
+            folder.exists()
+            and not (folder / MANIFEST).exists()
+            and not (folder / BUILD).exists()
+            and any(folder.iterdir())
+        ):
+            raise InvalidArgumentError(f"{folder} is not an index and not empty. Choose another place with -o.")
+        fresh = not (folder / MANIFEST).exists() and not (folder / BUILD).exists()
+        folder.mkdir(parents=True, exist_ok=True)
+    return fresh
+
+
+def discard_if_empty(folder: Path, fresh: bool) -> None:
+    """Remove the folder of a build that failed before it had anything worth going on with."""
+    try:
+        body = json.loads((folder / BUILD / SCRATCH).read_bytes())
+        worth = body["shards"] or (folder / BUILD / "passages.json").exists()
+    except (OSError, ValueError, KeyError):
+        worth = False
+    if not worth:
+        shutil.rmtree(folder / BUILD, ignore_errors=True)
+        if fresh and not (folder / MANIFEST).exists():
+            shutil.rmtree(folder, ignore_errors=True)
+
+
+class Build:
+    """One run: the steps in order, each left out when an interrupted run has done it."""
+
+    def __init__(
+        self,
+        transaction: Transaction,
+        scratch: Scratch,
+        recipe: Recipe,
+        embedder: Embedder | None,
+        source: Any,
+        strict: bool,
+        progress: Progress,
+    ) -> None:
+        self.transaction, self.scratch, self.recipe = transaction, scratch, recipe
+        self.embedder, self.source, self.strict, self.progress = embedder, source, strict, progress
+        self.normalize = recipe.metric == "cosine"
+
+    def run(self, embeddings: Any, ids: Any) -> BuildReport:
+        """Do it all and commit."""
+        shard_rows = self.recipe.shard_rows
+        if self.recipe.codec:
+            shard_rows = self.shard_rows(from_spec(self.recipe.codec), self.known_dim(embeddings))
+        feed = self.text_feed(shard_rows) if embeddings is None else self.ready_feed(embeddings, ids, shard_rows)
+        if feed.rows == 0:
+            raise InvalidArgumentError(
+                f"There is nothing to index in {self.scratch.body['arguments']['source']}{self.why()}."
+            )
+        compressor = self.fitted(feed)
+        self.write(feed, compressor)
+        _, duplicates = self.transaction.commit(lambda manifest: self.finish(manifest, feed, compressor))
+        shutil.rmtree(self.scratch.folder, ignore_errors=True)
+        manifest = self.transaction.manifest
+        body = self.scratch.body
+        return BuildReport(
+            manifest.documents,
+            manifest.rows,
+            duplicates,
+            body["skipped"],
+            manifest.spec,
+            body["choice"],
+            tuple(body["notes"]),
+        )
+
+    def known_dim(self, embeddings: Any) -> int:
+        """Return the dimension that goes in."""
+        if embeddings is not None:
+            return int(open_embeddings(embeddings).shape[1])
+        assert self.embedder is not None
+        return self.embedder.dim
+
+    def shard_rows(self, compressor: Compressor, dim: int) -> int:
+        """Return the rows of a shard: as asked, but no more than its writer may hold in memory."""
+        return max(1, min(self.recipe.shard_rows, SHARD_BYTES // compressor.code_size_at(dim)))
+
+    def why(self) -> str:
+        """Say what was skipped, as the end of a sentence."""
+        skipped = self.scratch.body["skipped"]
+        return f" (skipped: {', '.join(f'{n} {reason}' for reason, n in skipped.items())})" if skipped else ""
+
+    def text_feed(self, shard_rows: int) -> Feed:
+        """Read and cut the source, unless that is done, and open what came of it."""
+        assert self.embedder is not None
+        if not (self.scratch.folder / "passages.json").exists():
+            from ragq.pipelines.chunking import Splitter
+
+            reader = read(self.source, strict=self.strict)
+            tokens = self.recipe.chunk_tokens if reader.chunked or self.recipe.chunk_tokens else 0
+            splitter = Splitter(self.embedder, tokens, self.recipe.chunk_overlap)
+            documents = (splitter.split(document) for document in reader)
+            TextFeed.spool(self.scratch.folder, documents, shard_rows, self.progress)
+            self.scratch.save(skipped=dict(reader.counts.skipped), notes=reader.notes)
+        return TextFeed(self.scratch.folder, self.embedder)
+
+    def ready_feed(self, embeddings: Any, ids: Any, shard_rows: int) -> Feed:
+        """Pair the embeddings with their documents."""
+        opened = open_embeddings(embeddings, ids)
+        if self.embedder is not None and self.embedder.dim != opened.shape[1]:
+            raise InvalidArgumentError(
+                f"The embeddings have {opened.shape[1]} dimensions, but the model has {self.embedder.dim}; "
+                "name the model that made them."
+            )
+        reader = None if self.source is None else read(self.source, aligned=True)
+        return ReadyFeed(opened, reader, shard_rows)
+
+    def fitted(self, feed: Feed) -> Compressor:
+        """Return the compressor, fitted on a seeded sample; saved before anything is encoded with it."""
+        body, folder = self.scratch.body, self.transaction.folder
+        spec = body.get("spec", self.recipe.codec)
+        n = min(self.recipe.sample, feed.rows) if self.recipe.budget or learns(from_spec(spec)) else 0
+        rows = np.sort(np.random.default_rng(self.recipe.seed).choice(feed.rows, n, replace=False))
+        if spec and n and n < from_spec(spec).minimum_rows:
+            from_spec(spec).fit(np.zeros((n, feed.dim), np.float32))  # raises the error that says what it needs
+        x = feed.sample(rows, self.progress)
+        if "compressor" in body:
+            file = read_file(body["compressor"], "compressor")
+            state = safetensors.numpy.load((folder / file.name).read_bytes())
+            return from_spec(body["spec"]).load_state(state)
+        x = normalized(x) if self.normalize else np.ascontiguousarray(x)
+        choice = ""
+        if self.recipe.budget is not None:
+            from ragq.compressors.suggest import suggest
+
+            suggestion = suggest(x, self.recipe.budget, seed=self.recipe.seed)
+            spec, choice = suggestion.spec, suggestion.reason
+        self.progress("fit", 0, 1)
+        compressor = from_spec(spec).fit(x if n else np.zeros((1, feed.dim), np.float32), seed=self.recipe.seed)
+        self.progress("fit", 1, 1)
+        self.scratch.save(spec=compressor.spec, choice=choice, compressor=asdict(save_compressor(folder, compressor)))
+        self.transaction.keep = self.scratch.files
+        return compressor
+
+    def write(self, feed: Feed, compressor: Compressor) -> None:
+        """Write the shards that are not there yet."""
+        transaction, done = self.transaction, self.scratch.body["shards"]
+        transaction.manifest = replace(transaction.manifest, layout=str(compressor.layout))
+        for body in done:
+            transaction.add(read_shard(body))
+        spans = list(zip([0, *feed.cuts], feed.cuts, strict=False))
+        for start, stop in spans[len(done) :]:
+            with transaction.new_shard() as writer:
+                self.progress("index", start, feed.rows)
+                for passages, x in feed.read(start, stop):
+                    writer.add(passages, encode(compressor, x, self.normalize))
+                    self.progress("index", start + writer.rows, feed.rows)
+                entry = writer.finish()
+            transaction.add(entry)
+            self.scratch.save(shards=[*self.scratch.body["shards"], asdict(entry)])
+            transaction.keep = self.scratch.files
+
+    def finish(self, manifest: Manifest, feed: Feed, compressor: Compressor) -> Manifest:
+        """Fill in what a new manifest says besides its shards."""
+        chunking = {"tokens": self.recipe.chunk_tokens, "overlap": self.recipe.chunk_overlap}
+        return replace(
+            manifest,
+            spec=compressor.spec,
+            layout=str(compressor.layout),
+            dim=feed.dim,
+            compressor=read_file(self.scratch.body["compressor"], "compressor"),
+            embedder=self.embedder.fingerprint if self.embedder else None,
+            chunking=chunking,
+        )

@@ -1,0 +1,238 @@
+"""Where passages and their embeddings come from: text and a model, or ready embeddings.
+
+A feed numbers its passages, cuts them into shards at document boundaries, and gives any range of them again with the
+same bytes: a range that starts at a shard is embedded in the same batches whether or not the run was interrupted.
+"""
+
+from __future__ import annotations
+
+import json
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Sequence
+from itertools import islice
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ragq.embedders import Embedder
+from ragq.errors import InvalidArgumentError
+from ragq.pipelines.progress import Progress
+from ragq.pipelines.readers import Embeddings, Reader
+from ragq.shards import BATCH_ROWS, DOCS_SCHEMA, docs_batch
+from ragq.storage import durable_write, storage_errors, write_bytes
+from ragq.types import Document, Passage
+
+__all__ = ["Feed", "ReadyFeed", "TextFeed", "check_rows", "normalized"]
+
+Floats = NDArray[np.float32]
+EMBED_ROWS = 1024  # passages handed to the model at once; it sorts them by length, so more means less padding
+READ_ROWS = 8192
+
+
+class Feed(ABC):
+    """Passages with embeddings, in a fixed order.
+
+    Attributes
+    ----------
+    cuts : list of int
+        Passage numbers at which shards end; the last is the number of passages.
+    dim : int
+    """
+
+    cuts: list[int]
+    dim: int
+
+    @property
+    def rows(self) -> int:
+        """Number of passages."""
+        return self.cuts[-1] if self.cuts else 0
+
+    @abstractmethod
+    def sample(self, rows: NDArray[np.int64], progress: Progress) -> Floats:
+        """Return the embeddings of some passages, given in ascending order; kept, so that `read` has them."""
+
+    @abstractmethod
+    def read(self, start: int, stop: int) -> Iterator[tuple[list[Passage], Floats]]:
+        """Yield passages `start` to `stop` with their embeddings, in batches."""
+
+
+def finite_rows(x: Floats) -> NDArray[np.bool_]:
+    """Tell which rows hold neither NaN nor infinity; a float64 sum of finite float32 cannot overflow."""
+    return np.asarray(np.isfinite(x.sum(axis=1, dtype=np.float64)))
+
+
+def check_rows(x: Floats, passages: Sequence[Passage], dim: int) -> Floats:
+    """Return embeddings of shape (n, dim) that are finite, or name the document whose embedding is not."""
+    if x.shape != (len(passages), dim):
+        raise InvalidArgumentError(f"Embeddings must have {dim} dimensions. Got shape {x.shape}.")
+    finite = finite_rows(x)
+    if not finite.all():
+        bad = passages[int(np.flatnonzero(~finite)[0])]
+        raise InvalidArgumentError(f"The embedding of '{bad.document_id}' holds NaN or infinity.")
+    return x
+
+
+def normalized(x: Floats) -> Floats:
+    """Scale rows to unit length; a row of zeros stays."""
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    return x / np.where(norms > 0, norms, 1)
+
+
+class TextFeed(Feed):
+    """Documents cut into passages, written to a scratch file, embedded by a model.
+
+    The scratch file makes the number of passages known before the first one is embedded, lets a one-shot iterable be
+    read twice, and lets an interrupted run go on without reading the source again.
+
+    Parameters
+    ----------
+    scratch : Path
+        Folder for ``passages.arrow``, ``passages.json`` and ``sample.f32``.
+    embedder : Embedder
+    """
+
+    def __init__(self, scratch: Path, embedder: Embedder) -> None:
+        self.embedder, self.dim = embedder, embedder.dim
+        self._sample_path = scratch / "sample.f32"
+        self._sampled: NDArray[np.int64] = np.empty(0, np.int64)
+        self._vectors: Floats = np.empty((0, self.dim), np.float32)
+        with storage_errors(scratch, "read"):
+            self.cuts = json.loads((scratch / "passages.json").read_text())["cuts"]
+            self._spool = pa.ipc.open_file(pa.memory_map(str(scratch / "passages.arrow")))
+
+    @staticmethod
+    def spool(scratch: Path, documents: Iterable[list[Passage]], shard_rows: int, progress: Progress) -> None:
+        """Write the passages of documents to the scratch folder.
+
+        Parameters
+        ----------
+        documents : iterable of list of Passage
+            The passages of one document each.
+        shard_rows : int
+            A shard ends with the document that fills it.
+        """
+        cuts, rows, count = [0], 0, 0
+        waiting: list[Passage] = []
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        with (
+            durable_write(scratch / "passages.arrow") as file,
+            pa.ipc.new_file(file, DOCS_SCHEMA, options=options) as arrow,
+        ):
+            for passages in documents:
+                if rows - cuts[-1] >= shard_rows:
+                    cuts.append(rows)
+                waiting.extend(passages)
+                rows += len(passages)
+                count += 1
+                if count % 100 == 0:
+                    progress("read", count, None)
+                while len(waiting) >= BATCH_ROWS:
+                    arrow.write_batch(docs_batch(waiting[:BATCH_ROWS]))
+                    del waiting[:BATCH_ROWS]
+            if waiting:
+                arrow.write_batch(docs_batch(waiting))
+        progress("read", count, count)
+        cuts = [*cuts[1:], rows] if rows else []
+        write_bytes(scratch / "passages.json", json.dumps({"cuts": cuts}).encode())
+
+    def passages(self, rows: NDArray[np.int64]) -> Iterator[Passage]:
+        """Yield passages, given in ascending order, from the scratch file."""
+        for b in np.unique(rows // BATCH_ROWS):
+            wanted = rows[rows // BATCH_ROWS == b] - b * BATCH_ROWS
+            for row in self._spool.get_batch(int(b)).take(pa.array(wanted)).to_pylist():
+                yield Passage(
+                    row["id"],
+                    row["passage"],
+                    row["text"],
+                    row["title"],
+                    json.loads(row["metadata"]),
+                    row["source"],
+                    row["start"],
+                )
+
+    def sample(self, rows: NDArray[np.int64], progress: Progress) -> Floats:
+        done = 0
+        if self._sample_path.exists():  # an interrupted run: whole batches of it are used again
+            done = self._sample_path.stat().st_size // (4 * self.dim * EMBED_ROWS) * EMBED_ROWS
+        with storage_errors(self._sample_path, "write"), self._sample_path.open("r+b" if done else "w+b") as file:
+            file.truncate(done * 4 * self.dim)
+            file.seek(0, 2)
+            for first in range(done, len(rows), EMBED_ROWS):
+                progress("sample", first, len(rows))
+                part = list(self.passages(rows[first : first + EMBED_ROWS]))
+                file.write(self._embed(part).tobytes())
+                file.flush()
+            progress("sample", len(rows), len(rows))
+        self._sampled = rows
+        if len(rows):
+            self._vectors = np.memmap(self._sample_path, np.float32, "r", shape=(len(rows), self.dim))
+        return self._vectors
+
+    def _embed(self, passages: list[Passage]) -> Floats:
+        return check_rows(self.embedder.encode_documents([p.embedded_text for p in passages]), passages, self.dim)
+
+    def read(self, start: int, stop: int) -> Iterator[tuple[list[Passage], Floats]]:
+        for first in range(start, stop, EMBED_ROWS):
+            rows = np.arange(first, min(first + EMBED_ROWS, stop))
+            batch = list(self.passages(rows))
+            at = np.searchsorted(self._sampled, rows)
+            known = np.zeros(len(batch), bool)
+            inside = at < len(self._sampled)
+            known[inside] = self._sampled[at[inside]] == rows[inside]
+            x = np.empty((len(batch), self.dim), np.float32)
+            x[known] = self._vectors[at[known]]
+            if not known.all():
+                x[~known] = self._embed([p for p, k in zip(batch, known, strict=True) if not k])
+            yield batch, x
+
+
+class ReadyFeed(Feed):
+    """Documents whose embeddings were computed elsewhere, one each.
+
+    Parameters
+    ----------
+    embeddings : Embeddings
+    reader : Reader, optional
+        The documents, in the order of the rows; without it a document is its id alone.
+    shard_rows : int
+    """
+
+    def __init__(self, embeddings: Embeddings, reader: Reader | None, shard_rows: int) -> None:
+        self._embeddings, self._reader = embeddings, reader
+        rows, self.dim = embeddings.shape
+        self.cuts = [*range(shard_rows, rows, shard_rows), rows] if rows else []
+        self._position = -1
+        self._documents: Iterator[Document] = iter(())
+
+    def sample(self, rows: NDArray[np.int64], progress: Progress) -> Floats:
+        progress("sample", 0, len(rows))
+        x = self._embeddings.take(rows)
+        if not finite_rows(x).all():
+            bad = int(rows[np.flatnonzero(~finite_rows(x))[0]])
+            passage = self._passages(bad, 1)
+            check_rows(self._embeddings.rows(bad, bad + 1), passage, self.dim)
+        progress("sample", len(rows), len(rows))
+        return x
+
+    def _passages(self, start: int, count: int) -> list[Passage]:
+        if start != self._position:  # else the documents go on where the last batch ended
+            self._documents = self._embeddings.documents(start, self._reader and self._reader.documents(start))
+        batch = [Passage(d.id, 0, d.text, d.title, d.metadata, d.source) for d in islice(self._documents, count)]
+        self._position = start + len(batch)
+        if len(batch) < count:
+            raise InvalidArgumentError(
+                f"There are {self.rows:,} embeddings but only {self._position:,} documents; give one row a document."
+            )
+        return batch
+
+    def read(self, start: int, stop: int) -> Iterator[tuple[list[Passage], Floats]]:
+        for first in range(start, stop, READ_ROWS):
+            last = min(first + READ_ROWS, stop)
+            passages = self._passages(first, last - first)
+            yield passages, check_rows(self._embeddings.rows(first, last), passages, self.dim)
+        if stop == self.rows and next(self._documents, None) is not None:
+            raise InvalidArgumentError(
+                f"There are more documents than the {self.rows:,} embeddings; give one row a document."
+            )

@@ -1,0 +1,389 @@
+"""Shards: immutable triples of Arrow files (codes, docs, ids), written once and then only read.
+
+``shards/<id>.codes.arrow``
+    One record batch, uncompressed, a column a `Layout` column, ``fixed_size_binary`` of its width (fp16 factors are
+    2 bytes), rows padded to 64; the first buffer starts at a multiple of 64 bytes. Scanned in place.
+``shards/<id>.docs.arrow``
+    One row a passage, zstd, batches of `BATCH_ROWS`: `DOCS_SCHEMA`.
+``shards/<id>.ids.arrow``
+    One row a document, sorted by hash: the xxh3-64 of the document id, and its first row. 12 bytes a document; a
+    match is compared with the id itself, in the docs file.
+``deletes/<id>.<generation>.arrow``
+    One uint8 column: the bitset of deleted rows.
+
+The readers here trust nothing in these files: sizes, types, counts and offsets are checked before use.
+"""
+
+from __future__ import annotations
+
+import contextlib
+import json
+import threading
+from collections.abc import Iterable, Iterator, Sequence
+from functools import cache, cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import pyarrow as pa
+import xxhash
+from numpy.typing import NDArray
+
+from ragq.errors import CorruptIndexError, StorageError
+from ragq.layouts import Block, Layout, padded
+from ragq.manifest import Deletes, FileEntry, ShardEntry
+from ragq.select import pack_mask, unpack_mask
+from ragq.storage import HashingFile, durable_write, file_digest, inside, storage_errors
+from ragq.types import Passage
+
+__all__ = ["BATCH_ROWS", "DOCS_SCHEMA", "Shard", "ShardWriter", "docs_batch", "hash_ids", "write_deletes"]
+
+BATCH_ROWS = 1024
+ALIGNMENT = 64
+DOCS_SCHEMA = pa.schema(
+    [
+        ("id", pa.string()),  # the document's
+        ("passage", pa.int32()),
+        ("title", pa.string()),
+        ("text", pa.string()),
+        ("metadata", pa.string()),  # a JSON object
+        ("source", pa.string()),
+        ("start", pa.int64()),  # character offset of `text` in the document's text
+    ]
+)
+IDS_SCHEMA = pa.schema([("hash", pa.uint64()), ("row", pa.uint32())])
+DELETES_SCHEMA = pa.schema([("bits", pa.uint8())])
+
+
+def hash_ids(ids: Iterable[str]) -> NDArray[np.uint64]:
+    """Hash document ids with xxh3-64."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(text.encode()) for text in ids), np.uint64)
+
+
+@cache
+def codes_schema(layout: Layout) -> pa.Schema:
+    """Return the schema of a codes file, its metadata padded so that the first buffer is 64-byte aligned."""
+    fields = [(name, pa.binary(width)) for name, width in layout.columns.items()]
+    for padding in range(0, 8 * ALIGNMENT, 8):
+        schema = pa.schema(fields, metadata={"ragq.layout": str(layout), "ragq.padding": " " * padding})
+        sink = pa.BufferOutputStream()
+        batch = pa.record_batch(
+            [pa.array([bytes(f.type.byte_width)] * ALIGNMENT, f.type) for f in schema], schema=schema
+        )
+        with pa.ipc.new_file(sink, schema) as writer:
+            writer.write_batch(batch)
+        file = sink.getvalue()
+        first = pa.ipc.open_file(file).get_batch(0).column(0).buffers()[1].address
+        if (first - file.address) % ALIGNMENT == 0:
+            return schema
+    raise AssertionError("Arrow's alignment changed")
+
+
+def entry(name: str, file: HashingFile) -> FileEntry:
+    """Describe a file that was just written."""
+    return FileEntry(name, file.size, file.digest)
+
+
+class ShardWriter:
+    """Write one shard: passages and codes in, batch by batch; nothing is visible before `finish`.
+
+    Text goes to the disk as it comes; codes stay in memory until the end, so that a shard's memory is its codes.
+
+    Parameters
+    ----------
+    folder : Path
+        The index folder.
+    shard_id : str
+    layout : Layout
+        Of the codes.
+    """
+
+    def __init__(self, folder: Path, shard_id: str, layout: Layout) -> None:
+        self.id, self.layout, self.folder = shard_id, layout, folder
+        self.rows = 0
+        self._codes: list[NDArray[np.uint8]] = []
+        self._ids: list[str] = []
+        self._first: list[int] = []
+        self._waiting: list[Passage] = []
+        with storage_errors(folder, "write to"):
+            (folder / "shards").mkdir(exist_ok=True)
+        self._stack = contextlib.ExitStack()
+        self._docs = self._stack.enter_context(durable_write(self._path("docs")))
+        options = pa.ipc.IpcWriteOptions(compression="zstd")
+        self._arrow = self._stack.enter_context(pa.ipc.new_file(self._docs, DOCS_SCHEMA, options=options))
+
+    def _name(self, kind: str) -> str:
+        return f"shards/{self.id}.{kind}.arrow"
+
+    def _path(self, kind: str) -> Path:
+        return self.folder / self._name(kind)
+
+    def add(self, passages: Sequence[Passage], codes: NDArray[np.uint8]) -> None:
+        """Append passages and their row codes `(n, code_size)`; a document's passages follow each other."""
+        for passage in passages:
+            if passage.number == 0:
+                self._ids.append(passage.document_id)
+                self._first.append(self.rows)
+            self.rows += 1
+        self._codes.append(codes)
+        self._waiting.extend(passages)
+        while len(self._waiting) >= BATCH_ROWS:
+            self._write_docs(self._waiting[:BATCH_ROWS])
+            del self._waiting[:BATCH_ROWS]
+
+    def _write_docs(self, passages: list[Passage]) -> None:
+        with storage_errors(self._path("docs"), "write"):
+            self._arrow.write_batch(docs_batch(passages))
+
+    def finish(self) -> ShardEntry:
+        """Make the three files durable and return what the manifest needs."""
+        if self._waiting:
+            self._write_docs(self._waiting)
+        self._arrow.close()
+        self._stack.close()
+        docs = entry(self._name("docs"), self._docs)
+        codes = np.concatenate(self._codes) if self._codes else np.empty((0, self.layout.code_size), np.uint8)
+        self._codes.clear()
+        columns = self.layout.pack(codes)
+        del codes
+        schema = codes_schema(self.layout)
+        arrays = [
+            pa.FixedSizeBinaryArray.from_buffers(f.type, len(columns[f.name]), [None, pa.py_buffer(columns[f.name])])
+            for f in schema
+        ]
+        codes_file = self._write("codes", pa.record_batch(arrays, schema=schema))
+        ids_file = self._write("ids", self._ids_batch())
+        return ShardEntry(self.id, self.rows, len(self._ids), codes_file, docs, ids_file)
+
+    def _ids_batch(self) -> pa.RecordBatch:
+        hashes, first = hash_ids(self._ids), np.asarray(self._first, np.uint32)
+        order = np.argsort(hashes, kind="stable")  # equal hashes stay in row order
+        return pa.record_batch([pa.array(hashes[order]), pa.array(first[order])], schema=IDS_SCHEMA)
+
+    def _write(self, kind: str, batch: pa.RecordBatch) -> FileEntry:
+        with durable_write(self._path(kind)) as file, pa.ipc.new_file(file, batch.schema) as writer:
+            writer.write_batch(batch)
+        return entry(self._name(kind), file)
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, kind: type[BaseException] | None, error: BaseException | None, trace: Any) -> None:
+        self._stack.__exit__(kind, error, trace)  # on an error the temporary file goes
+
+
+def docs_batch(passages: Sequence[Passage]) -> pa.RecordBatch:
+    """Return passages as a record batch of `DOCS_SCHEMA`."""
+    columns = {
+        "id": [p.document_id for p in passages],
+        "passage": [p.number for p in passages],
+        "title": [p.title for p in passages],
+        "text": [p.text for p in passages],
+        "metadata": [
+            json.dumps(dict(p.metadata), ensure_ascii=False, separators=(",", ":")) if p.metadata else "{}"
+            for p in passages
+        ],
+        "source": [p.source for p in passages],
+        "start": [p.start for p in passages],
+    }
+    return pa.record_batch([pa.array(columns[f.name], f.type) for f in DOCS_SCHEMA], schema=DOCS_SCHEMA)
+
+
+def write_deletes(
+    folder: Path, shard: ShardEntry, generation: int, deleted: NDArray[np.bool_], documents: int
+) -> Deletes:
+    """Write the delete bitset of a shard for a generation.
+
+    Parameters
+    ----------
+    deleted : ndarray of bool, shape (rows,)
+        Every row that is deleted, earlier deletes included.
+    documents : int
+        How many documents they are.
+    """
+    name = f"deletes/{shard.id}.{generation}.arrow"
+    with storage_errors(folder, "write to"):
+        (folder / "deletes").mkdir(exist_ok=True)
+    batch = pa.record_batch([pa.array(pack_mask(deleted))], schema=DELETES_SCHEMA)
+    with durable_write(folder / name) as file, pa.ipc.new_file(file, DELETES_SCHEMA) as writer:
+        writer.write_batch(batch)
+    return Deletes(entry(name, file), int(deleted.sum()), documents)
+
+
+class Shard:
+    """One shard of a snapshot; files are opened when they are first needed and stay mapped.
+
+    Parameters
+    ----------
+    folder : Path
+        The index folder.
+    entry : ShardEntry
+        What the manifest says about it.
+    layout : Layout
+        What the manifest says about its codes.
+    """
+
+    def __init__(self, folder: Path, entry: ShardEntry, layout: Layout) -> None:
+        self.folder, self.entry, self.layout = folder, entry, layout
+        self.fields: dict[str, list[Any]] = {}  # metadata columns that filters have read, see `ragq.filters`
+        self._docs_readers: dict[tuple[str, ...], pa.ipc.RecordBatchFileReader] = {}
+        self._docs_lock = threading.Lock()
+
+    @property
+    def rows(self) -> int:
+        """Passages, deleted ones included."""
+        return self.entry.rows
+
+    @cached_property
+    def block(self) -> Block:
+        """The codes, memory-mapped."""
+        batch = self._single_batch(self.entry.codes, codes_schema(self.layout), padded(self.rows))
+        columns = {}
+        for name, width in self.layout.columns.items():
+            data = batch.column(name).buffers()[1]
+            columns[name] = np.frombuffer(data, np.uint8, batch.num_rows * width).reshape(batch.num_rows, width)
+        return Block(self.layout, columns, self.rows)
+
+    @cached_property
+    def deleted(self) -> NDArray[np.bool_] | None:
+        """Which rows are deleted, or None when none is."""
+        deletes = self.entry.deletes
+        if deletes is None:
+            return None
+        batch = self._single_batch(deletes.file, DELETES_SCHEMA, -(-self.rows // 8))
+        bits = batch.column(0).to_numpy()
+        deleted = unpack_mask(bits, self.rows)
+        if int(deleted.sum()) != deletes.rows:
+            raise CorruptIndexError(
+                f"{self.folder / deletes.file.name} deletes {int(deleted.sum())} rows, not {deletes.rows}."
+            )
+        return deleted
+
+    @cached_property
+    def live_mask(self) -> NDArray[np.uint8] | None:
+        """Row bitset of what is not deleted, or None for everything."""
+        return None if self.deleted is None else pack_mask(~self.deleted)
+
+    @cached_property
+    def ids(self) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
+        """The documents' hashes, sorted, and their first rows: memory-mapped arrays of one entry a document."""
+        batch = self._single_batch(self.entry.ids, IDS_SCHEMA, self.entry.documents)
+        return batch.column("hash").to_numpy(), batch.column("row").to_numpy()
+
+    @cached_property
+    def documents(self) -> NDArray[np.int64]:
+        """First row of each document in row order, and the number of rows at the end."""
+        first = np.append(np.sort(self.ids[1]).astype(np.int64), self.rows)
+        if first[0] != 0 or not (np.diff(first) > 0).all():
+            raise CorruptIndexError(f"{self.folder / self.entry.ids.name} names rows that the shard does not have.")
+        return first
+
+    def find(self, hashes: NDArray[np.uint64]) -> tuple[NDArray[np.int64], NDArray[np.int64]]:
+        """Look document hashes up.
+
+        Parameters
+        ----------
+        hashes : ndarray of uint64
+            As `hash_ids` makes them.
+
+        Returns
+        -------
+        which, row : ndarrays of int64
+            Pairs of an index into `hashes` and the first row of a document with that hash, deleted ones included. Two
+            ids can share a hash: compare with `ids_at`.
+        """
+        known, rows = self.ids
+        start = np.searchsorted(known, hashes, "left")
+        count = np.searchsorted(known, hashes, "right") - start
+        which = np.repeat(np.arange(len(hashes)), count)
+        offset = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
+        return which, rows[np.repeat(start, count) + offset].astype(np.int64)
+
+    def ids_at(self, rows: NDArray[np.int64]) -> list[str]:
+        """Return the document ids of some rows."""
+        return self.docs(rows, ["id"]).column(0).to_pylist() if len(rows) else []
+
+    def docs(self, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+        """Return some columns of some rows, in the order of `rows`."""
+        wanted, back = np.unique(rows, return_inverse=True)
+        batches = wanted // BATCH_ROWS
+        parts = [
+            self._docs_batch(int(b), columns).take(pa.array(wanted[batches == b] - b * BATCH_ROWS))
+            for b in np.unique(batches)
+        ]
+        schema = pa.schema([DOCS_SCHEMA.field(name) for name in columns])
+        return pa.Table.from_batches(parts, schema=schema).take(pa.array(back))
+
+    def docs_batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
+        """Yield some columns of all rows, deleted ones included, a batch at a time."""
+        for b in range(-(-self.rows // BATCH_ROWS)):
+            yield self._docs_batch(b, columns)
+
+    def _docs_batch(self, b: int, columns: Sequence[str]) -> pa.RecordBatch:
+        path = self._checked(self.entry.docs)
+        with reading(path):
+            with self._docs_lock:
+                batch = self._docs_reader(tuple(columns)).get_batch(b)
+            batch.validate(full=True)
+            batch = batch.select(list(columns))
+            if batch.num_rows != min(BATCH_ROWS, self.rows - b * BATCH_ROWS) or any(
+                c.null_count for c in batch.columns
+            ):
+                raise CorruptIndexError(f"{path} does not hold the {self.rows} rows that the manifest names.")
+            return batch
+
+    def _docs_reader(self, columns: tuple[str, ...]) -> pa.ipc.RecordBatchFileReader:
+        if columns not in self._docs_readers:
+            path = self._checked(self.entry.docs)
+            included = [DOCS_SCHEMA.get_field_index(name) for name in columns]
+            options = pa.ipc.IpcReadOptions(included_fields=included)
+            reader = pa.ipc.open_file(pa.memory_map(str(path)), options=options)
+            found = {f.name: f.type for f in reader.schema}
+            expected = {name: DOCS_SCHEMA.field(name).type for name in columns}
+            if found not in (expected, {f.name: f.type for f in DOCS_SCHEMA}):
+                raise CorruptIndexError(f"{path} has the columns {reader.schema.names}, not those of a docs file.")
+            self._docs_readers[columns] = reader
+        return self._docs_readers[columns]
+
+    def _checked(self, file: FileEntry) -> Path:
+        """Return the path of a file that is there with the size that the manifest names."""
+        path = inside(self.folder, file.name)
+        try:
+            size = path.stat().st_size
+        except FileNotFoundError:
+            raise CorruptIndexError(f"{path} is missing.") from None
+        if size != file.size:
+            raise CorruptIndexError(f"{path} has {size} bytes, but the manifest names {file.size}.")
+        return path
+
+    def _single_batch(self, file: FileEntry, schema: pa.Schema, rows: int) -> pa.RecordBatch:
+        """Map a file of exactly one record batch, and check that its buffers hold what the schema says."""
+        path = self._checked(file)
+        with reading(path):
+            reader = pa.ipc.open_file(pa.memory_map(str(path)))
+            if not reader.schema.equals(schema) or reader.num_record_batches != 1:
+                raise CorruptIndexError(f"{path} has the columns {reader.schema.names}, not {schema.names}.")
+            batch = reader.get_batch(0)
+            batch.validate()
+            if batch.num_rows != rows or any(column.null_count for column in batch.columns):
+                raise CorruptIndexError(f"{path} has {batch.num_rows} rows, but the manifest names {rows}.")
+            return batch
+
+    def verify(self) -> None:
+        """Compare every file of the shard with its checksum; raise `CorruptIndexError` on the first that differs."""
+        for file in self.entry.files:
+            path = self._checked(file)
+            if file_digest(path) != file.xxh3:
+                raise CorruptIndexError(f"{path} was altered: its checksum is not the manifest's.")
+
+
+@contextlib.contextmanager
+def reading(path: Path) -> Iterator[None]:
+    """Turn what Arrow raises on a bad file into `CorruptIndexError`."""
+    try:
+        yield
+    except (CorruptIndexError, StorageError):
+        raise
+    except (pa.ArrowException, ValueError, KeyError, IndexError, OSError, UnicodeDecodeError) as error:
+        reason = str(error).splitlines()[0] if str(error) else type(error).__name__
+        raise CorruptIndexError(f"{path} cannot be read: {reason}") from None

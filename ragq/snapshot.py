@@ -1,0 +1,142 @@
+"""What a reader sees: one generation of an index, unchanged for as long as it is held."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Iterator
+from functools import cached_property
+from pathlib import Path
+from typing import Any, Self
+
+import numpy as np
+import safetensors
+import safetensors.numpy
+from numpy.typing import NDArray
+
+from ragq.errors import CorruptIndexError, InvalidArgumentError
+from ragq.layouts import Layout
+from ragq.manifest import MANIFEST, FileEntry, Manifest
+from ragq.shards import Shard, hash_ids
+from ragq.storage import file_digest, inside, lease, storage_errors
+
+__all__ = ["Snapshot"]
+
+MAXIMUM_STATE_BYTES = 4 << 30
+
+
+class Snapshot:
+    """One generation of an index on a local disk, held by a lease until `close`.
+
+    Parameters
+    ----------
+    folder : Path
+        The index folder.
+
+    Raises
+    ------
+    InvalidArgumentError
+        There is no index at `folder`.
+    CorruptIndexError, IncompatibleIndexError
+        There is one, but it cannot be read.
+    """
+
+    def __init__(self, folder: Path) -> None:
+        self.folder = folder
+        path = folder / MANIFEST
+        with storage_errors(path, "read"):
+            try:
+                self._lease = lease(path)
+            except (FileNotFoundError, NotADirectoryError):
+                raise InvalidArgumentError(self._absent()) from None
+        try:
+            with storage_errors(path, "read"):
+                self.manifest = Manifest.load(path, self._lease.read())
+            try:
+                layout = Layout.parse(self.manifest.layout)
+            except InvalidArgumentError as error:
+                raise CorruptIndexError(f"{path} is damaged: {error}") from None
+            self.shards = [Shard(folder, entry, layout) for entry in self.manifest.shards]
+        except BaseException:
+            self._lease.close()
+            raise
+
+    def _absent(self) -> str:
+        if not self.folder.exists():
+            return f"There is no index at {self.folder}. Make one with: ragq index SOURCE -o {self.folder}"
+        if (self.folder / "build").exists():
+            return (
+                f"The index at {self.folder} is not finished. Go on with: ragq index SOURCE -o {self.folder} --resume"
+            )
+        return f"{self.folder} is not an index: it has no {MANIFEST}."
+
+    @cached_property
+    def starts(self) -> NDArray[np.int64]:
+        """First row of each shard in the numbering over all shards, and the total at the end."""
+        return np.concatenate([[0], np.cumsum([shard.rows for shard in self.shards])]).astype(np.int64)
+
+    def locate(self, rows: NDArray[np.int64]) -> Iterator[tuple[int, NDArray[np.int64], NDArray[np.int64]]]:
+        """Group rows of the whole by shard: (shard number, positions in `rows`, rows within the shard)."""
+        owner = np.searchsorted(self.starts, rows, "right") - 1
+        for number in np.unique(owner):
+            positions = np.flatnonzero(owner == number)
+            yield int(number), positions, rows[positions] - self.starts[number]
+
+    def find(self, ids: Iterable[str]) -> list[NDArray[np.int64]]:
+        """Look live documents up: for each id its rows over the whole, empty when it is not there."""
+        ids = list(ids)
+        hashes = hash_ids(ids)
+        found: list[NDArray[np.int64]] = [np.empty(0, np.int64)] * len(hashes)
+        for start, shard in zip(self.starts, self.shards, strict=False):
+            which, rows = shard.find(hashes)
+            if shard.deleted is not None:
+                which, rows = which[~shard.deleted[rows]], rows[~shard.deleted[rows]]
+            for i, row, known in zip(which, rows, shard.ids_at(rows), strict=True):
+                if known == ids[i]:
+                    stop = shard.documents[np.searchsorted(shard.documents, row) + 1]
+                    found[i] = np.arange(start + row, start + stop)
+        return found
+
+    def state(self) -> dict[str, NDArray[Any]]:
+        """Read the compressor's fitted arrays, after comparing the file with its checksum."""
+        file = self.manifest.compressor
+        path = self._whole(file)
+        with storage_errors(path, "read"):
+            try:
+                return dict(safetensors.numpy.load(path.read_bytes()))
+            except (safetensors.SafetensorError, ValueError, KeyError, TypeError) as error:
+                raise CorruptIndexError(f"{path} cannot be read: {error}") from None
+
+    def _whole(self, file: FileEntry) -> Path:
+        path = inside(self.folder, file.name)
+        with storage_errors(path, "read"):
+            if not path.exists():
+                raise CorruptIndexError(f"{path} is missing.")
+            size = path.stat().st_size
+        if size != file.size or size > MAXIMUM_STATE_BYTES or file_digest(path) != file.xxh3:
+            raise CorruptIndexError(f"{path} was altered: its size or checksum is not the manifest's.")
+        return path
+
+    def verify(self) -> int:
+        """Compare every file with its checksum and read every document; return the bytes that were read.
+
+        Raises
+        ------
+        CorruptIndexError
+            Names the first file that is missing or altered.
+        """
+        self._whole(self.manifest.compressor)
+        for shard in self.shards:
+            shard.verify()
+            _ = shard.block, shard.deleted, shard.documents
+            for _batch in shard.docs_batches(["id", "metadata"]):
+                pass
+        return sum(file.size for file in self.manifest.files)
+
+    def close(self) -> None:
+        """Give the lease back; harmless when called twice."""
+        self._lease.close()
+
+    def __enter__(self) -> Self:
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        self.close()
