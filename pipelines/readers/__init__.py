@@ -14,7 +14,7 @@ from typing import Any
 from ragq.checks import check_int
 from ragq.errors import InvalidArgumentError
 from ragq.pipelines.readers.base import MAX_ID_BYTES, Counts, Options, Reader
-from ragq.pipelines.readers.embeddings import Embeddings, aligned_batches, check_rows, open_embeddings
+from ragq.pipelines.readers.embeddings import Embeddings, open_embeddings
 from ragq.pipelines.readers.folder import FileReader, FolderReader
 from ragq.pipelines.readers.iterables import IterableReader
 from ragq.pipelines.readers.record_files import RecordFilesReader, beir_corpus, record_kind
@@ -25,8 +25,6 @@ __all__ = [
     "Embeddings",
     "Options",
     "Reader",
-    "aligned_batches",
-    "check_rows",
     "open_embeddings",
     "read",
 ]

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from ragq.errors import InvalidArgumentError
 from ragq.pipelines.readers.base import plain_json
 
-__all__ = ["batches", "estimate", "records", "rows_of", "schema"]
+__all__ = ["batches", "estimate", "is_vector", "records", "rows_of", "schema"]
 
 _BATCH = 1024
 
@@ -68,7 +68,7 @@ def records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
     """Yield (row number from 0, row) of a file; columns of vectors are left out."""
     found = schema(path)
     row = 0
-    for batch in batches(path, [field.name for field in found if not _is_vector(field.type)]):
+    for batch in batches(path, [field.name for field in found if not is_vector(field.type)]):
         for record in rows_of(batch, str(path), row):
             yield row, record
             row += 1
@@ -76,12 +76,12 @@ def records(path: Path) -> Iterator[tuple[int, dict[str, Any]]]:
 
 def rows_of(batch: pa.RecordBatch, source: str, start: int) -> Iterator[dict[str, Any]]:
     """Yield the rows of a batch as JSON objects; `start` is the number of its first row in `source`."""
-    names = [field.name for field in batch.schema if not _is_vector(field.type)]
+    names = [field.name for field in batch.schema if not is_vector(field.type)]
     for row, record in enumerate(batch.select(names).to_pylist(), start):
         yield {name: plain_json(value, f"{source}:{row}: '{name}'", columnar=True) for name, value in record.items()}
 
 
-def _is_vector(kind: pa.DataType) -> bool:
+def is_vector(kind: pa.DataType) -> bool:
     """Whether a column holds embeddings, which are no metadata."""
     is_list = pa.types.is_list(kind) or pa.types.is_large_list(kind) or pa.types.is_fixed_size_list(kind)
     return is_list and pa.types.is_floating(kind.value_type)

@@ -100,8 +100,17 @@ class Reader:
         """Number of documents, where it is cheap to know or estimate; else None."""
         return None
 
+    @property
+    def skipped(self) -> Counter[str]:
+        """Reason to count of what was left out so far."""
+        return self.counts.skipped
+
     def __iter__(self) -> Iterator[Document]:
-        """Yield the documents after the first `Options.skip`.
+        """Yield the documents after the first `Options.skip`; see `documents`."""
+        return self.documents(self.options.skip)
+
+    def documents(self, skip: int = 0) -> Iterator[Document]:
+        """Yield the documents from number `skip` on.
 
         Raises
         ------
@@ -111,11 +120,11 @@ class Reader:
         self.counts, self.notes = Counts(), []
         for document in self._documents():
             self.counts.read += 1
-            if self.counts.read > self.options.skip:
+            if self.counts.read > skip:
                 yield document
         if self.counts.read == 0:
-            skipped = ", ".join(f"{n:,} {reason}" for reason, n in self.counts.skipped.most_common())
-            raise InvalidArgumentError(f"{self.source} holds no documents. Skipped: {skipped or 'nothing'}.")
+            left_out = ", ".join(f"{n:,} {reason}" for reason, n in self.skipped.most_common())
+            raise InvalidArgumentError(f"{self.source} holds no documents. Skipped: {left_out or 'nothing'}.")
 
     def _documents(self) -> Iterator[Document]:
         raise NotImplementedError

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
@@ -40,19 +39,17 @@ class NpyFile:
         self._offset = int(mapped.offset)
         self._in_rows = bool(mapped.flags.c_contiguous)
 
-    def blocks(self, size: int, start: int) -> Iterator[NDArray[Any]]:
-        """Yield blocks of `size` rows from row `start` on; the last may be shorter."""
+    def rows(self, start: int, stop: int) -> NDArray[Any]:
+        """Return rows `start` to `stop` (or the end), read from the file."""
         n, tail = self.shape[0], self.shape[1:]
+        count = max(0, min(stop, n) - start)
         if not self._in_rows:  # columns first: no block of rows lies together
             mapped = np.load(self.path, mmap_mode="r", allow_pickle=False)
-            yield from (np.array(mapped[i : i + size]) for i in range(start, n, size))
-            return
+            return np.array(mapped[start : start + count])
         width = int(np.prod(tail, dtype=np.int64))
         with self.path.open("rb") as stream:
             stream.seek(self._offset + start * width * self.dtype.itemsize)
-            for i in range(start, n, size):
-                rows = min(size, n - i)
-                values = np.fromfile(stream, self.dtype, rows * width)
-                if values.size < rows * width:
-                    raise InvalidArgumentError(f"{self.path} ends in row {i + values.size // max(width, 1)} of {n}.")
-                yield values.reshape(rows, *tail)
+            values = np.fromfile(stream, self.dtype, count * width)
+        if values.size < count * width:
+            raise InvalidArgumentError(f"{self.path} ends in row {start + values.size // max(width, 1)} of {n}.")
+        return values.reshape(count, *tail)
