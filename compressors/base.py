@@ -20,6 +20,7 @@ file and one row in README.md.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from collections.abc import Iterator
 from copy import copy
 from typing import Any, ClassVar, Self
 
@@ -37,6 +38,12 @@ __all__ = ["Chain", "Compressor", "Quantizer", "Stage", "Transform"]
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 MAX_DIM = 1 << 20  # of a state that somebody else wrote
+
+
+def row_slices(x: NDArray[Any], elements: int = 1 << 16) -> Iterator[slice]:
+    """Cut the rows of `x` into runs of about `elements` numbers, few enough to stay in cache between steps."""
+    step = max(1, elements // max(1, x.shape[1]))
+    return (slice(start, start + step) for start in range(0, len(x), step))
 
 
 class Stage(ABC):

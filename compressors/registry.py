@@ -16,6 +16,17 @@ __all__ = ["MODULES", "register", "stage_classes"]
 # class -> module of ragq.compressors, in the order of `ragq codecs`
 MODULES = {
     "F32": "floats",
+    "F16": "floats",
+    "BF16": "floats",
+    "FP8": "minifloat",
+    "FP8e5m2": "minifloat",
+    "FP4": "fp4",
+    "INT8": "affine",
+    "INT4": "affine",
+    "BIN": "binary",
+    "PCA": "reduction",
+    "RP": "reduction",
+    "MRL": "reduction",
 }
 
 _registered: list[type[Stage]] = []

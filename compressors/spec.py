@@ -178,7 +178,9 @@ def from_spec(text: str) -> Compressor:
         try:
             stage = read_stage(part, classes)
         except InvalidArgumentError as error:
-            raise fail(index, f"is impossible: {str(error).rstrip('.')}", nearest(part.partition("(")[0], classes)) from None
+            raise fail(
+                index, f"is impossible: {str(error).rstrip('.')}", nearest(part.partition("(")[0], classes)
+            ) from None
         if stage is None:
             alike = nearest(part, [cls for cls in classes if issubclass(cls, wanted)])
             raise fail(index, "names no known codec", alike)
