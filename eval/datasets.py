@@ -25,6 +25,7 @@ import xxhash
 
 from ragq.errors import InvalidArgumentError
 from ragq.eval.qrels import Qrels, check_qrels, read_qrels
+from ragq.types import passage_text
 
 __all__ = ["Dataset", "load", "read_folder"]
 
@@ -46,6 +47,8 @@ class Dataset:
     split : str
     query_rows : list of int
         Place of each query in the queries file, which is its row in ``queries.NAME.npy``.
+    queries_in_file : int
+        Queries in that file, judged or not; 0 when there is no file.
     folder : Path, optional
         Where ready embeddings lie.
     warnings : list of str
@@ -61,19 +64,20 @@ class Dataset:
     qrels: Qrels | None
     split: str = "test"
     query_rows: list[int] = field(default_factory=list)
+    queries_in_file: int = 0
     folder: Path | None = None
     warnings: list[str] = field(default_factory=list)
 
     def __post_init__(self) -> None:
         _check_unique(self.ids, "document", self.name)
         _check_unique(self.query_ids, "query", self.name)
-        rows = self.query_rows or list(range(len(self.query_ids)))
+        rows = list(range(len(self.query_ids)))
         if self.qrels is not None:
             self.qrels, odd = check_qrels(self.qrels, set(self.ids), set(self.query_ids))
             self.warnings += odd
             keep = [i for i, query in enumerate(self.query_ids) if query in self.qrels]
             self.query_ids, self.queries = [self.query_ids[i] for i in keep], [self.queries[i] for i in keep]
-            rows = [rows[i] for i in keep]
+            rows = keep
         self.query_rows = rows
         if not self.ids or not self.query_ids:
             raise InvalidArgumentError(
@@ -83,7 +87,7 @@ class Dataset:
     @property
     def passages(self) -> list[str]:
         """What is embedded: title and text joined by a blank, as BEIR and MTEB do."""
-        return [f"{title} {text}".strip() for title, text in zip(self.titles, self.texts, strict=True)]
+        return [passage_text(title, text) for title, text in zip(self.titles, self.texts, strict=True)]
 
     @property
     def fingerprint(self) -> str:
@@ -170,7 +174,8 @@ def read_folder(
         queries=[_field(record, "text") for record in asked],
         qrels=judged,
         split=split,
-        folder=folder if queries is None else None,
+        queries_in_file=len(asked),
+        folder=folder,
         warnings=warnings,
     )
 

@@ -98,5 +98,5 @@ def compare(draws: NDArray[np.float64], means: NDArray[np.float64], spec: int, r
     difference = draws[:, spec] - draws[:, reference]
     low, high = interval(difference)
     other_side = min(np.count_nonzero(difference <= 0), np.count_nonzero(difference >= 0))
-    p_value = min(1.0, 2 * (other_side + 1) / (len(difference) + 1))
+    p_value = float(min(1.0, 2 * (other_side + 1) / (len(difference) + 1)))
     return Comparison(float(means[spec] - means[reference]), low, high, p_value)
