@@ -34,8 +34,8 @@ from ragq.transaction import BUILD, Transaction
 
 __all__ = ["BuildReport", "Recipe", "build_index", "encode", "load_compressor"]
 
-SHARD_ROWS = 131_072
-SHARD_BYTES = 48 << 20  # of codes, which a shard's writer holds in memory
+SHARD_ROWS = 65_536
+SHARD_BYTES = 24 << 20  # of codes, which a shard's writer holds in memory
 SAMPLE = 32_768
 SCRATCH = "progress.json"
 

@@ -166,7 +166,7 @@ class WriterLock:
 
     def __init__(self, folder: Path, timeout: float = 0) -> None:
         self._owner = folder / "write.owner"
-        self._lock = filelock.FileLock(folder / "write.lock", mode=0o666)
+        self._lock = filelock.FileLock(folder / "write.lock")
         with storage_errors(folder, "write to"):
             try:
                 self._lock.acquire(timeout=timeout)
