@@ -18,6 +18,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ragq.checks import check_bool
 from ragq.compressors.base import Codes, Floats, Quantizer, row_slices
 from ragq.compressors.floats import F16_MAX
 from ragq.compressors.scorers import HammingScorer, LinearScorer, PlanesScorer, factor
@@ -50,9 +51,9 @@ class BIN(Quantizer):
     scale_: Floats  # (1,), how far a sign lies from the mean; 1 with `length`
 
     def __init__(self, symmetric: bool = False, centred: bool = False, length: bool = False) -> None:
-        self.symmetric = bool(symmetric)
-        self.centred = bool(centred)
-        self.length = bool(length)
+        self.symmetric = check_bool(symmetric, "symmetric")
+        self.centred = check_bool(centred, "centred")
+        self.length = check_bool(length, "length")
 
     @property
     def layout(self) -> Layout:

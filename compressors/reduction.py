@@ -20,7 +20,7 @@ from typing import Any
 
 import numpy as np
 
-from ragq.checks import check_int
+from ragq.checks import check_bool, check_int
 from ragq.compressors.base import Floats, Transform
 from ragq.compressors.exact import exact_matmul
 from ragq.errors import InvalidArgumentError
@@ -104,7 +104,7 @@ class PCA(LinearReduction):
 
     def __init__(self, n_components: int | str, centred: bool = True) -> None:
         super().__init__(n_components)
-        self.centred = bool(centred)
+        self.centred = check_bool(centred, "centred")
 
     def _fit(self, x: Floats, queries: Floats | None, qrels: Any, rng: np.random.Generator) -> None:
         mean = x.mean(axis=0, dtype=np.float64) if self.centred else np.zeros(self.dim)
@@ -159,7 +159,7 @@ class MRL(Reduction):
 
     def __init__(self, n_components: int | str, renormalise: bool = True) -> None:
         super().__init__(n_components)
-        self.renormalise = bool(renormalise)
+        self.renormalise = check_bool(renormalise, "renormalise")
 
     def apply(self, x: Floats) -> Floats:
         kept = np.ascontiguousarray(x[:, : self.dim_out])

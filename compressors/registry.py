@@ -6,6 +6,7 @@ from functools import cache
 from importlib import import_module
 from typing import TYPE_CHECKING
 
+from ragq.compressors.spec import form_shape
 from ragq.errors import InvalidArgumentError
 
 if TYPE_CHECKING:
@@ -40,9 +41,9 @@ def register(cls: type[Stage]) -> type[Stage]:
     InvalidArgumentError
         Its class name or one of its forms is taken.
     """
-    taken = {form for other in stage_classes() for form in other.forms} | {c.__name__ for c in stage_classes()}
+    taken = {name for other in stage_classes() for name in (other.__name__.lower(), *map(form_shape, other.forms))}
     for name in (cls.__name__, *cls.forms):
-        if name in taken:
+        if form_shape(name) in taken:
             raise InvalidArgumentError(f"A codec named '{name}' is already registered.")
     _registered.append(cls)
     return cls

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ragq.errors import InvalidArgumentError
 
-__all__ = ["METRICS", "check_embeddings", "check_int", "check_metric"]
+__all__ = ["METRICS", "check_bool", "check_embeddings", "check_int", "check_metric"]
 
 METRICS = ("ip", "cosine", "l2")
 
@@ -38,6 +38,13 @@ def check_embeddings(x: ArrayLike, dim: int | None = None, *, name: str = "x") -
         row = int(np.flatnonzero(~finite)[0])
         raise InvalidArgumentError(f"'{name}' must be finite. Row {row} holds NaN or infinity.")
     return floats
+
+
+def check_bool(value: object, name: str) -> bool:
+    """Return `value` when it is true or false."""
+    if not isinstance(value, (bool, np.bool_)):
+        raise InvalidArgumentError(f"'{name}' must be true or false. Got {value!r}.")
+    return bool(value)
 
 
 def check_int(value: object, name: str, low: int, high: int | None = None) -> int:

@@ -15,22 +15,24 @@ from ragq.errors import InvalidArgumentError
 README = Path(__file__).resolve().parents[2] / "README.md"
 
 
+def codec_section() -> str:
+    return f"\n{README.read_text()}".partition("\n## Codecs\n")[2].partition("\n## ")[0]
+
+
 @pytest.fixture
 def clean_registry(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(registry, "_registered", [])
 
 
 def test_readme_has_a_row_for_the_codec(stage_class: type[Stage]) -> None:
-    section = README.read_text().partition("\n## Codecs\n")[2].partition("\n## ")[0]
-    rows = [line for line in section.splitlines() if line.startswith("|")]
+    rows = [line for line in codec_section().splitlines() if line.startswith("|")]
     assert any(f"`{form}`" in row for row in rows for form in stage_class.forms), (
         f"README.md, table of '## Codecs': add a row whose first cell is `{stage_class.forms[0]}`"
     )
 
 
 def test_readme_names_no_codec_that_is_gone() -> None:
-    section = README.read_text().partition("\n## Codecs\n")[2].partition("\n## ")[0]
-    named = re.findall(r"^\| `([^`]+)`", section, re.MULTILINE)
+    named = re.findall(r"^\| `([^`]+)`", codec_section(), re.MULTILINE)
     assert set(named) <= {form for cls in stage_classes() for form in cls.forms}
 
 
