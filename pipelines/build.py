@@ -19,25 +19,25 @@ from typing import Any
 
 import numpy as np
 import safetensors.numpy
-from numpy.typing import NDArray
 
 from ragq.checks import check_int, check_metric
-from ragq.compressors import Chain, Compressor, from_spec
+from ragq.compressors import Compressor, from_spec
 from ragq.embedders import DEFAULT_MODEL, Embedder, load_embedder
 from ragq.errors import InvalidArgumentError
 from ragq.manifest import MANIFEST, FileEntry, Manifest, read_file, read_shard
 from ragq.pipelines.feeds import Feed, ReadyFeed, TextFeed, normalized
+from ragq.pipelines.fitting import encode, learns, save_compressor
 from ragq.pipelines.progress import Progress, silent
 from ragq.pipelines.readers import open_embeddings, read
-from ragq.storage import check_local, storage_errors, write_bytes
+from ragq.pipelines.scratch import JOURNAL, Scratch
+from ragq.storage import check_local, storage_errors
 from ragq.transaction import BUILD, Transaction
 
-__all__ = ["BuildReport", "Recipe", "build_index", "encode", "load_compressor"]
+__all__ = ["SAMPLE", "SHARD_BYTES", "SHARD_ROWS", "BuildReport", "Recipe", "build_index"]
 
 SHARD_ROWS = 65_536
 SHARD_BYTES = 24 << 20  # of codes, which a shard's writer holds in memory
 SAMPLE = 32_768
-SCRATCH = "progress.json"
 
 
 @dataclass(frozen=True)
@@ -109,100 +109,6 @@ class BuildReport:
     notes: tuple[str, ...] = ()
 
 
-def encode(compressor: Compressor, x: NDArray[np.float32], normalize: bool) -> NDArray[np.uint8]:
-    """Return the row codes of checked embeddings, scaled to unit length first when the index does that."""
-    return compressor.encode(normalized(x) if normalize else x)
-
-
-def load_compressor(folder: Path, manifest: Manifest, state: dict[str, NDArray[Any]]) -> Compressor:
-    """Build the compressor of an index from its spec and its saved arrays.
-
-    Raises
-    ------
-    CorruptIndexError
-        The arrays do not belong to the spec, or the sizes differ from the manifest's.
-    """
-    from ragq.errors import CorruptIndexError
-
-    path = folder / manifest.compressor.name
-    try:
-        compressor = from_spec(manifest.spec).load_state(state)
-    except InvalidArgumentError as error:
-        raise CorruptIndexError(f"{folder / MANIFEST} names a codec that this ragq does not know: {error}") from None
-    except CorruptIndexError as error:
-        raise CorruptIndexError(f"{path}: {error}") from None
-    if compressor.dim != manifest.dim or str(compressor.layout) != manifest.layout:
-        raise CorruptIndexError(
-            f"{path} is the state of another compressor than {manifest.spec} of {manifest.dim} dimensions."
-        )
-    return compressor
-
-
-def save_compressor(folder: Path, compressor: Compressor) -> FileEntry:
-    """Write a compressor's state under a name made from its content."""
-    import xxhash
-
-    arrays = {name: np.ascontiguousarray(array) for name, array in compressor.state.items()}
-    data = safetensors.numpy.save(arrays, metadata={"spec": compressor.spec})
-    digest = xxhash.xxh3_128_hexdigest(data)
-    name = f"compressor-{digest[:16]}.safetensors"
-    write_bytes(folder / name, data)
-    return FileEntry(name, len(data), digest)
-
-
-def learns(compressor: Compressor) -> bool:
-    """Tell whether fitting looks at the data."""
-    stages = compressor.stages if isinstance(compressor, Chain) else [compressor]
-    return any(stage.state_names for stage in stages)
-
-
-class Scratch:
-    """The traces of an unfinished build."""
-
-    def __init__(self, folder: Path, arguments: dict[str, Any], resume: bool) -> None:
-        self.folder = folder / BUILD
-        self.path = self.folder / SCRATCH
-        self.found = resume and self.path.exists()
-        if self.found:
-            with storage_errors(self.path, "read"):
-                self.body = json.loads(self.path.read_bytes())
-            self._check(arguments)
-        else:
-            self.body = {"arguments": arguments, "shards": [], "skipped": {}, "choice": "", "notes": []}
-
-    def _check(self, arguments: dict[str, Any]) -> None:
-        old = self.body["arguments"]
-        for name in sorted({*old, *arguments}):
-            if old.get(name) != arguments.get(name):
-                raise InvalidArgumentError(
-                    f"The interrupted run had {name} = {old.get(name)!r}; this one has {arguments.get(name)!r}. "
-                    "Give the same arguments, or start anew without --resume."
-                )
-
-    def start(self) -> None:
-        """Throw away what is there, unless this run goes on with it."""
-        with storage_errors(self.folder, "write to"):
-            if not self.found:
-                shutil.rmtree(self.folder, ignore_errors=True)
-            self.folder.mkdir(exist_ok=True)
-        self.save()
-
-    def save(self, **changes: Any) -> None:
-        """Add to the journal, durably."""
-        self.body.update(changes)
-        write_bytes(self.path, json.dumps(self.body, ensure_ascii=False).encode())
-
-    @property
-    def files(self) -> set[str]:
-        """Files outside of the scratch folder that an unfinished build needs."""
-        names = {BUILD}
-        if "compressor" in self.body:
-            names.add(self.body["compressor"]["name"])
-        for body in self.body["shards"]:
-            names |= {file.name for file in read_shard(body).files}
-        return names
-
-
 def build_index(
     source: Any,
     out: str | Path,
@@ -272,7 +178,7 @@ def prepare_folder(folder: Path) -> bool:
 def discard_if_empty(folder: Path, fresh: bool) -> None:
     """Remove the folder of a build that failed before it had anything worth going on with."""
     try:
-        body = json.loads((folder / BUILD / SCRATCH).read_bytes())
+        body = json.loads((folder / BUILD / JOURNAL).read_bytes())
         worth = body["shards"] or (folder / BUILD / "passages.json").exists()
     except (OSError, ValueError, KeyError):
         worth = False

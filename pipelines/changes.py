@@ -12,8 +12,8 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragq.manifest import ShardEntry
-from ragq.pipelines.build import encode
 from ragq.pipelines.feeds import EMBED_ROWS, ReadyFeed, check_rows
+from ragq.pipelines.fitting import encode
 from ragq.pipelines.progress import Progress
 from ragq.pipelines.readers import Reader, open_embeddings, read
 from ragq.shards import DOCS_SCHEMA, Shard, ShardWriter

@@ -9,7 +9,6 @@ from pathlib import Path
 from typing import Any, Self, overload
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import ArrayLike, NDArray
 
 from ragq.checks import check_embeddings, check_int
@@ -18,9 +17,11 @@ from ragq.embedders import Embedder, load_embedder, same_model
 from ragq.errors import IncompatibleIndexError, InvalidArgumentError
 from ragq.filters import Where, matching_rows
 from ragq.manifest import Manifest
-from ragq.pipelines.build import SHARD_BYTES, SHARD_ROWS, BuildReport, load_compressor
+from ragq.pipelines.build import SHARD_BYTES, SHARD_ROWS, BuildReport
 from ragq.pipelines.changes import Changes, add_documents, compact_shards
+from ragq.pipelines.documents import COLUMNS, fetch, join_passages
 from ragq.pipelines.feeds import normalized
+from ragq.pipelines.fitting import load_compressor
 from ragq.pipelines.progress import Progress, silent
 from ragq.retrievers.scan import scan
 from ragq.select import pack_mask
@@ -429,26 +430,3 @@ class Index:
 
     def __exit__(self, *_: object) -> None:
         self.close()
-
-
-COLUMNS = ["id", "passage", "title", "text", "metadata", "start", "source"]
-
-
-def fetch(snapshot: Snapshot, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
-    """Return some columns of rows of the whole, in the order of `rows`."""
-    parts, positions = [], []
-    for number, where, local in snapshot.locate(rows):
-        parts.append(snapshot.shards[number].docs(local, columns))
-        positions.append(where)
-    back = np.empty(len(rows), np.int64)
-    back[np.concatenate(positions)] = np.arange(len(rows))
-    return pa.concat_tables(parts).take(pa.array(back))
-
-
-def join_passages(rows: list[dict[str, Any]]) -> Document:
-    """Put a document together from its passages, which may overlap."""
-    text = ""
-    for row in rows:
-        text = text[: row["start"]].ljust(row["start"]) + row["text"]
-    first = rows[0]
-    return Document(first["id"], text, first["title"], json.loads(first["metadata"]), first["source"])

@@ -1,0 +1,38 @@
+"""Rows of the docs files as documents again."""
+
+from __future__ import annotations
+
+import json
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import pyarrow as pa
+from numpy.typing import NDArray
+
+from ragq.snapshot import Snapshot
+from ragq.types import Document
+
+__all__ = ["COLUMNS", "fetch", "join_passages"]
+
+COLUMNS = ["id", "passage", "title", "text", "metadata", "start", "source"]
+
+
+def fetch(snapshot: Snapshot, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:
+    """Return some columns of rows of the whole, in the order of `rows`."""
+    parts, positions = [], []
+    for number, where, local in snapshot.locate(rows):
+        parts.append(snapshot.shards[number].docs(local, columns))
+        positions.append(where)
+    back = np.empty(len(rows), np.int64)
+    back[np.concatenate(positions)] = np.arange(len(rows))
+    return pa.concat_tables(parts).take(pa.array(back))
+
+
+def join_passages(rows: list[dict[str, Any]]) -> Document:
+    """Put a document together from its passages, which may overlap."""
+    text = ""
+    for row in rows:
+        text = text[: row["start"]].ljust(row["start"]) + row["text"]
+    first = rows[0]
+    return Document(first["id"], text, first["title"], json.loads(first["metadata"]), first["source"])

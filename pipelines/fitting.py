@@ -1,0 +1,62 @@
+"""Compressors of an index: fitted state to a file and back, and embeddings to codes."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import safetensors.numpy
+import xxhash
+from numpy.typing import NDArray
+
+from ragq.compressors import Chain, Compressor, from_spec
+from ragq.errors import CorruptIndexError, InvalidArgumentError
+from ragq.manifest import MANIFEST, FileEntry, Manifest
+from ragq.pipelines.feeds import normalized
+from ragq.storage import write_bytes
+
+__all__ = ["encode", "learns", "load_compressor", "save_compressor"]
+
+
+def encode(compressor: Compressor, x: NDArray[np.float32], normalize: bool) -> NDArray[np.uint8]:
+    """Return the row codes of checked embeddings, scaled to unit length first when the index does that."""
+    return compressor.encode(normalized(x) if normalize else x)
+
+
+def load_compressor(folder: Path, manifest: Manifest, state: dict[str, NDArray[Any]]) -> Compressor:
+    """Build the compressor of an index from its spec and its saved arrays.
+
+    Raises
+    ------
+    CorruptIndexError
+        The arrays do not belong to the spec, or the sizes differ from the manifest's.
+    """
+    path = folder / manifest.compressor.name
+    try:
+        compressor = from_spec(manifest.spec).load_state(state)
+    except InvalidArgumentError as error:
+        raise CorruptIndexError(f"{folder / MANIFEST} names a codec that this ragq does not know: {error}") from None
+    except CorruptIndexError as error:
+        raise CorruptIndexError(f"{path}: {error}") from None
+    if compressor.dim != manifest.dim or str(compressor.layout) != manifest.layout:
+        raise CorruptIndexError(
+            f"{path} is the state of another compressor than {manifest.spec} of {manifest.dim} dimensions."
+        )
+    return compressor
+
+
+def save_compressor(folder: Path, compressor: Compressor) -> FileEntry:
+    """Write a compressor's state under a name made from its content."""
+    arrays = {name: np.ascontiguousarray(array) for name, array in compressor.state.items()}
+    data = safetensors.numpy.save(arrays, metadata={"spec": compressor.spec})
+    digest = xxhash.xxh3_128_hexdigest(data)
+    name = f"compressor-{digest[:16]}.safetensors"
+    write_bytes(folder / name, data)
+    return FileEntry(name, len(data), digest)
+
+
+def learns(compressor: Compressor) -> bool:
+    """Tell whether fitting looks at the data."""
+    stages = compressor.stages if isinstance(compressor, Chain) else [compressor]
+    return any(stage.state_names for stage in stages)
