@@ -305,7 +305,7 @@ class Index:
         self,
         documents: Any = None,
         *,
-        embeddings: ArrayLike | None = None,
+        embeddings: Any = None,
         chunk: bool = True,
         progress: Progress = silent,
     ) -> Changes:
@@ -315,7 +315,7 @@ class Index:
         ----------
         documents : path, or iterable of str, dict, Document or LangChain Document
             See `ragq.pipelines.readers.read`.
-        embeddings : array_like of float, shape (n, dim), optional
+        embeddings : array_like of float, shape (n, dim), or path, optional
             Ready embeddings, one a document; without them the index's model embeds.
         chunk : bool
             Cut documents that are longer than the model reads into passages.

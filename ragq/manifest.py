@@ -177,7 +177,7 @@ def want(value: Any, kind: type | tuple[type, ...], name: str) -> Any:
     """Return `value` when it is of `kind`; JSON integers must also be in range."""
     if not isinstance(value, kind) or (isinstance(value, bool) and kind is not bool):
         raise ValueError(f"'{name}' is {value!r}")
-    if kind is int and not 0 <= value < 1 << 63:
+    if isinstance(value, int) and not 0 <= value < 1 << 63:
         raise ValueError(f"'{name}' is {value}")
     return value
 
