@@ -30,6 +30,8 @@ def build(
     shard_rows: int = SHARD_ROWS,
     seed: int = 0,
     resume: bool = False,
+    overwrite: bool = True,
+    lock_timeout: float = 0.0,
     strict: bool = False,
     progress: Progress = silent,
     **model_options: Any,
@@ -65,6 +67,10 @@ def build(
         Of the sample and the fit.
     resume : bool
         Go on after the last finished shard of an interrupted run with the same arguments.
+    overwrite : bool
+        Replace an index that is there already; False refuses to.
+    lock_timeout : float
+        Seconds to wait for another writer before `IndexLockedError`.
     strict : bool
         Fail on a file that cannot be read, where else it is skipped and counted.
     progress : callable
@@ -102,10 +108,12 @@ def build(
         embeddings=embeddings,
         ids=ids,
         resume=resume,
+        overwrite=overwrite,
+        lock_timeout=lock_timeout,
         strict=strict,
         progress=progress,
         model_options=model_options,
     )
-    index = Index(out, mode="w", model=embedder, **({} if embedder else model_options))
+    index = Index(out, mode="w", model=embedder, lock_timeout=lock_timeout, **({} if embedder else model_options))
     index.report = report
     return index

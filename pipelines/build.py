@@ -118,6 +118,8 @@ def build_index(
     embeddings: Any = None,
     ids: Any = None,
     resume: bool = False,
+    overwrite: bool = True,
+    lock_timeout: float = 0.0,
     strict: bool = False,
     progress: Progress = silent,
     model_options: dict[str, Any] | None = None,
@@ -140,22 +142,23 @@ def build_index(
         "embeddings": str(embeddings) if isinstance(embeddings, (str, Path)) else embeddings is not None,
         "model": embedder.fingerprint if embedder else None,
     }
-    try:
-        scratch = Scratch(folder, arguments, resume)
-        placeholder = Manifest("", "", 1, recipe.metric, recipe.metric == "cosine", FileEntry("", 0, ""))
-        with Transaction(folder, placeholder, keep=scratch.files) as transaction:
-            if scratch.found and scratch.body["generation"] != transaction.generation:
-                raise InvalidArgumentError(
-                    f"{folder} has changed since the interrupted run. Start anew without --resume."
-                )
+    scratch = Scratch(folder, arguments, resume)
+    placeholder = Manifest("", "", 1, recipe.metric, recipe.metric == "cosine", FileEntry("", 0, ""))
+    with Transaction(folder, placeholder, keep=scratch.files, timeout=lock_timeout) as transaction:
+        if transaction.generation > 1 and not overwrite:
+            raise InvalidArgumentError(f"{folder} is an index already. Add to it, or build with overwrite=True.")
+        if scratch.found and scratch.body["generation"] != transaction.generation:
+            raise InvalidArgumentError(f"{folder} has changed since the interrupted run. Start anew without --resume.")
+        try:
             scratch.start()
             scratch.save(generation=transaction.generation)
             transaction.keep = scratch.files
-            report = Build(transaction, scratch, recipe, embedder, source, strict, progress).run(embeddings, ids)
-        return report, embedder
-    except BaseException:
-        discard_if_empty(folder, fresh)
-        raise
+            return Build(transaction, scratch, recipe, embedder, source, strict, progress).run(
+                embeddings, ids
+            ), embedder
+        except BaseException:  # still under the lock: nobody else's work is here
+            discard_if_empty(folder, fresh)
+            raise
 
 
 def prepare_folder(folder: Path) -> bool:

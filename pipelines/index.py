@@ -75,6 +75,11 @@ def open_index(
     return Index(path, mode=mode, model=model, lock_timeout=lock_timeout, **model_options)
 
 
+def reopen(path: Path, mode: str, model: Any, lock_timeout: float, model_options: dict[str, Any]) -> Index:
+    """Open an index that was pickled."""
+    return Index(path, mode=mode, model=model, lock_timeout=lock_timeout, **model_options)
+
+
 class Index:
     """An index folder, opened; a context manager, safe to search from many threads.
 
@@ -296,6 +301,29 @@ class Index:
         fields = iter(table)
         return [join_passages([next(fields) for _ in found]) for found in rows]
 
+    def reconstruct(self, hits: Sequence[Hit]) -> NDArray[np.float32]:
+        """Return the decoded embeddings of hits, float32 of shape (len(hits), dim).
+
+        Raises
+        ------
+        InvalidArgumentError
+            A passage is not in the index (any more).
+        """
+        snapshot, compressor = self._view
+        x = np.empty((len(hits), snapshot.manifest.dim), np.float32)
+        found = snapshot.find([hit.document_id for hit in hits])
+        rows = np.full(len(hits), -1, np.int64)
+        for i, (hit, passages) in enumerate(zip(hits, found, strict=True)):
+            number = int(hit.id.rpartition("#")[2])
+            if number >= len(passages):
+                raise InvalidArgumentError(f"The passage '{hit.id}' is not in {self.path}.")
+            rows[i] = passages[number]
+        for number, where, local in snapshot.locate(rows):
+            block = snapshot.shards[number].block
+            for position, row in zip(where, local, strict=True):
+                x[position] = compressor.decode(block.codes(int(row), int(row) + 1))[0]
+        return x
+
     def __contains__(self, document_id: str) -> bool:
         return len(self._view[0].find([document_id])[0]) > 0
 
@@ -424,6 +452,10 @@ class Index:
     def close(self) -> None:
         """Let go of the files."""
         self._view[0].close()
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        """Pickle the path and how it was opened; what comes out shows the newest generation."""
+        return reopen, (self.path, self.mode, self._model, self.lock_timeout, self._model_options)
 
     def __enter__(self) -> Self:
         return self
