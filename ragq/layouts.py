@@ -9,8 +9,8 @@ kind          columns, each `(rows padded to 64, bytes)`
 ``rows``      ``codes``: the row bytes as they are
 ``blocks``    ``codes``: 4-bit codes in blocks of 32 rows, see `to_blocks`
 ``nibbles``   ``high``, ``low``: the two nibbles of 8-bit codes, each in blocks of 32 rows
-``planes``    ``plane0``: the most significant bits, four dimensions a nibble, in blocks of 32 rows; ``plane1`` ... : the
-              other planes as rows, since a scan visits them only for the few rows that can still enter the top k
+``planes``    ``plane0``: the most significant bits, four dimensions a nibble, in blocks of 32 rows; ``plane1`` ... :
+              the other planes as rows, since a scan visits them only for the rows that can still enter the top k
 ============  ==========================================================================================
 
 and ``factor0`` ... (fp16) for the per-row floats. Padding rows are zero.

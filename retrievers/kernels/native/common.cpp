@@ -1,0 +1,112 @@
+#include "common.h"
+
+#include <algorithm>
+#include <cstring>
+#include <exception>
+#include <thread>
+
+namespace ragq {
+
+float half_to_float(uint16_t half) {
+    const uint32_t rest = half & 0x7FFFu, sign = uint32_t(half & 0x8000u) << 16;
+    // An fp16 exponent moved into place is 112 too small; multiplying by 2^112 also normalises subnormals.
+    uint32_t word = rest >= 0x7C00 ? (rest << 13) | 0x7F800000u : rest << 13;
+    float size;
+    std::memcpy(&size, &word, 4);
+    if (rest < 0x7C00) size *= 0x1p112f;
+    std::memcpy(&word, &size, 4);
+    word |= sign;
+    std::memcpy(&size, &word, 4);
+    return size;
+}
+
+uint32_t Rows::live(int64_t block) const {
+    const int64_t first = block * kBlockRows;
+    uint32_t bits = ~uint32_t{0};
+    if (first < start) bits = start - first >= 32 ? 0 : bits << (start - first);
+    if (stop < first + 32) bits = stop <= first ? 0 : bits & (~uint32_t{0} >> (first + 32 - stop));
+    if (mask && bits) {
+        uint32_t word = 0;
+        const int64_t n = std::clamp<int64_t>(mask_bytes - 4 * block, 0, 4);
+        for (int64_t i = 0; i < n; ++i) word |= uint32_t{mask[4 * block + i]} << (8 * i);
+        bits &= word;
+    }
+    return bits;
+}
+
+namespace {
+bool better(const TopK::Entry& a, const TopK::Entry& b) {
+    return a.score > b.score || (a.score == b.score && a.row < b.row);
+}
+
+struct Part {
+    Rows rows;
+    std::vector<TopK> best;
+};
+
+void merge(const Request& request, const std::vector<Part>& parts, int64_t query) {
+    std::vector<TopK::Entry> all;
+    for (const Part& part : parts) {
+        const auto& entries = part.best[query].entries();
+        all.insert(all.end(), entries.begin(), entries.end());
+    }
+    const int64_t n = std::min<int64_t>(request.k, all.size());
+    std::partial_sort(all.begin(), all.begin() + n, all.end(), better);
+    float* scores = request.scores + query * request.k;
+    int64_t* rows = request.best + query * request.k;
+    for (int64_t i = 0; i < request.k; ++i) {
+        scores[i] = i < n ? all[i].score : kNone;
+        rows[i] = i < n ? all[i].row : -1;
+    }
+}
+}  // namespace
+
+void TopK::insert(float score, int64_t row) {
+    if (k_ == 0) return;
+    if (static_cast<int64_t>(heap_.size()) == k_) {
+        std::pop_heap(heap_.begin(), heap_.end(), better);
+        heap_.back() = {score, row};
+    } else {
+        heap_.push_back({score, row});
+    }
+    std::push_heap(heap_.begin(), heap_.end(), better);
+    if (static_cast<int64_t>(heap_.size()) == k_) threshold_ = heap_.front().score;
+}
+
+void scan_parts(const Request& request, const std::function<void(const Rows&, TopK*)>& scan) {
+    constexpr int64_t align = 2 * kBlockRows, least = 4096;  // rows times queries that are worth a thread
+    const int64_t first = request.rows.start / align * align;
+    const int64_t units = (request.rows.stop - first + align - 1) / align;
+    const int64_t work = (request.rows.stop - request.rows.start) * request.n_queries / least;
+    const int64_t n = std::max<int64_t>(1, std::min<int64_t>({request.threads, units, work}));
+    std::vector<Part> parts;
+    for (int64_t i = 0; i < n; ++i) {
+        Rows rows = request.rows;
+        rows.start = std::max(rows.start, first + units * i / n * align);
+        rows.stop = std::min(rows.stop, first + units * (i + 1) / n * align);
+        parts.push_back({rows, std::vector<TopK>(request.n_queries, TopK(request.k))});
+    }
+    std::vector<std::exception_ptr> errors(n);
+    const auto run = [&](int64_t i) {
+        try {
+            scan(parts[i].rows, parts[i].best.data());
+        } catch (...) {
+            errors[i] = std::current_exception();
+        }
+    };
+    std::vector<std::thread> threads;
+    for (int64_t i = 1; i < n; ++i) {
+        try {
+            threads.emplace_back(run, i);
+        } catch (const std::exception&) {  // no more threads to be had: do it here
+            run(i);
+        }
+    }
+    run(0);
+    for (std::thread& thread : threads) thread.join();
+    for (const std::exception_ptr& error : errors)
+        if (error) std::rethrow_exception(error);
+    for (int64_t query = 0; query < request.n_queries; ++query) merge(request, parts, query);
+}
+
+}  // namespace ragq

@@ -1,0 +1,85 @@
+// What the scans share: rows that may be returned, per-row factors, top-k and threads. Baseline instructions only.
+#pragma once
+
+#include <cstdint>
+#include <functional>
+#include <limits>
+#include <vector>
+
+#include "loops.h"
+
+namespace ragq {
+
+constexpr float kNone = -std::numeric_limits<float>::infinity();
+
+float half_to_float(uint16_t half);
+
+// Rows [start, stop) of a column of `rows` rows, less those whose bit in the little-endian bitset is 0.
+struct Rows {
+    int64_t start, stop;
+    const uint8_t* mask;  // or null
+    int64_t mask_bytes;   // rows beyond the bitset count as 0
+
+    // Bits of the rows of a block of 32 that may be returned.
+    uint32_t live(int64_t block) const;
+};
+
+// score = scale[row] * raw + shift[row] * shift_weight[query] + bias[query], in this order and without contraction.
+struct Factors {
+    const uint16_t* scale;      // fp16 a row, or null
+    const uint16_t* shift;      // fp16 a row, or null
+    const float* shift_weight;  // a query, with shift
+    const float* bias;          // a query
+
+    float score(float raw, int64_t row, int64_t query) const {
+        if (scale) raw = raw * half_to_float(scale[row]);
+        if (shift) raw = raw + shift_weight[query] * half_to_float(shift[row]);
+        return raw + bias[query];
+    }
+};
+
+// The best k rows of a query: higher score, then lower row. Rows must come in ascending order.
+class TopK {
+  public:
+    explicit TopK(int64_t k) : k_(k) {}
+    // A row must score more than this; -inf until k rows are there, so that -inf and NaN never enter.
+    float threshold() const { return threshold_; }
+    void push(float score, int64_t row) {
+        if (score > threshold_) insert(score, row);
+    }
+    struct Entry {
+        float score;
+        int64_t row;
+    };
+    const std::vector<Entry>& entries() const { return heap_; }
+
+  private:
+    void insert(float score, int64_t row);
+    int64_t k_;
+    float threshold_ = kNone;
+    std::vector<Entry> heap_;  // worst first
+};
+
+// What every scan is asked for.
+struct Request {
+    const Loops* loops;
+    Rows rows;
+    Factors factors;
+    int64_t n_queries, k;
+    int threads;
+    float* scores;    // out: (n_queries, k), padded with -inf
+    int64_t* best;    // out: (n_queries, k), padded with -1
+};
+
+// Scan parts of the rows in threads of their own and merge; `scan` gets the rows of a part and one TopK a query.
+// The threads end with the call, so a process may fork between calls.
+void scan_parts(const Request& request, const std::function<void(const Rows&, TopK*)>& scan);
+
+// Scores rows of one query exactly; what a scan of bounds calls for the rows that it could not rule out.
+class Rescorer {
+  public:
+    virtual ~Rescorer() = default;
+    virtual void raw(int64_t query, const int64_t* rows, int64_t n, float* out) = 0;
+};
+
+}  // namespace ragq

@@ -1,0 +1,78 @@
+// The inner loops that every instruction set provides, as plain functions over runs of rows.
+//
+// Files compiled for a wide instruction set hold nothing but these loops: no allocation, no standard containers and no
+// inline library functions, whose shared copies the linker could otherwise pick from such a file and run on a processor
+// that lacks the instructions. Thresholds, top-k and threads live in the baseline files.
+#pragma once
+
+#include <cstdint>
+
+namespace ragq {
+
+constexpr int64_t kBlockRows = 32;
+constexpr int kMaxQueries = 4;    // queries that one call of a lut or Hamming loop scans together
+constexpr int kMaxEntry = 63;     // largest rounded table entry: four of them fit a byte
+constexpr int64_t kTileRows = 16; // rows that the dense loop decodes at once
+
+// Consecutive blocks of 32 rows; byte r of group j of a block holds codes 2j and 2j + 1 of row r in its nibbles.
+struct LutRun {
+    const uint8_t* codes;   // 4-bit codes, or the high nibbles of 8-bit ones
+    const uint8_t* low;     // low nibbles of 8-bit codes
+    int64_t pairs;          // 32-byte groups a block
+    int64_t blocks;
+    const uint16_t* scale;  // fp16 factors of the first row on, or null
+    const uint16_t* shift;
+    uint8_t* scratch;       // lut8: room for (blocks + 1) * 32 * 2 * pairs bytes
+};
+
+// A query's rounded tables and the rows it still wants.
+struct LutQuery {
+    const uint8_t* tables;  // lut4: `Loops::copies` of each 16-byte table; lut8: 256 bytes a sub-quantizer
+    uint32_t threshold;     // without factors: a row is hit when its sum of entries is at least this
+    float base, step;       // with factors: raw score = base + step * sum, at most `slack` more
+    float slack;
+    float shift_weight;
+    float floor;            // a row is hit unless its bound is below this
+    uint32_t* hits;         // out: one word of 32 row bits a block
+};
+
+struct HammingQuery {
+    const uint8_t* code;
+    int64_t limit;          // a row is hit when at most this many bits differ
+    uint32_t* hits;
+};
+
+enum class Value : int { f32, f16, bf16, i8, e4m3, e5m2, affine, levels16, levels };
+
+// Rows of one number a dimension.
+struct DenseRun {
+    Value value;
+    const uint8_t* codes;
+    int64_t stride;         // bytes from row to row
+    int64_t rows, dim;
+    const float* levels;    // affine: slope and offset; levels16, levels: the value of each byte
+    const float* queries;   // padded with zeros to `padded` floats each
+    int64_t padded;         // a multiple of 16
+    int64_t n_queries;
+    float* tile;            // room for kTileRows * padded floats
+    float* out;             // raw scores, (n_queries, rows)
+};
+
+struct Loops {
+    const char* name;
+    int copies;  // how often a 16-byte table is repeated for lut4; 2: tables of two pairs are interleaved
+    void (*lut4)(const LutRun&, const LutQuery*, int n_queries);
+    void (*lut8)(const LutRun&, const LutQuery*, int n_queries);
+    void (*hamming)(const uint8_t* codes, int64_t width, int64_t rows, const HammingQuery*, int n_queries);
+    void (*dense)(const DenseRun&);
+};
+
+extern const Loops loops_scalar;
+#if defined(__x86_64__)
+extern const Loops loops_avx2;
+extern const Loops loops_avx512;
+#elif defined(__aarch64__)
+extern const Loops loops_neon;
+#endif
+
+}  // namespace ragq

@@ -1,0 +1,258 @@
+#include "lut.h"
+
+#include <algorithm>
+#include <cmath>
+
+namespace ragq {
+
+namespace {
+
+constexpr int64_t kSampleRows = 256;
+constexpr int64_t kTileBlocks = 16;
+constexpr int kFewRows = 2;  // a block with so few live rows is cheaper to score row by row
+
+// Where the entry of a code lies in rounded 4-bit tables: see Loops::copies.
+int64_t entry_at(int64_t j, int code, int copies, int copy) {
+    if (copies == 1) return 16 * j + code;
+    return (j / 4) * 128 + (j % 2) * 64 + (j / 2 % 2) * 32 + copy * 16 + code;
+}
+
+// The threshold of `q` for a query whose k-th best score is `least`.
+void set_threshold(LutQuery& q, const Bound& bound, const Factors& factors, int64_t query, float least) {
+    const double bias = factors.bias[query];
+    if (factors.scale) {
+        q.base = static_cast<float>(bound.base), q.step = static_cast<float>(bound.step);
+        q.slack = static_cast<float>(bound.slack);
+        q.shift_weight = factors.shift ? factors.shift_weight[query] : 0;
+        const double floor = least - bias;
+        q.floor = static_cast<float>(floor - 1e-6 * (std::abs(floor) + std::abs(bias)));
+        return;
+    }
+    const double rounding = 1e-6 * (std::abs(bias) + std::abs(static_cast<double>(least)));
+    const double sum = (least - bias - bound.base - bound.slack - rounding) / bound.step;
+    q.threshold = sum > 0 ? static_cast<uint32_t>(std::min(std::ceil(sum), 65536.0)) : 0;  // NaN and -inf: all rows
+}
+
+// One thread's scan: its rows, tile by tile, all queries on a tile.
+class Scan {
+  public:
+    Scan(const Loops& loops, const LutCodes& codes, bool eight, const std::vector<Bound>& bounds, Rescorer& rescorer,
+         const Factors& factors, const Rows& rows, TopK* best)
+        : codes_(codes), bounds_(bounds), rescorer_(rescorer), factors_(factors), rows_(rows), best_(best),
+          loop_(eight ? loops.lut8 : loops.lut4),
+          scratch_(eight ? (kTileBlocks + 1) * 64 * codes.pairs : 0) {}
+
+    void run() {
+        const int64_t stop = (rows_.stop + 31) / 32;
+        int64_t tile = 1;  // short tiles first: the first rows all pass, until there is a threshold
+        for (int64_t block = rows_.start / 32; block < stop; block += tile, tile = std::min(2 * tile, kTileBlocks))
+            scan_tile(block, std::min(stop, block + tile));
+    }
+
+  private:
+    void scan_tile(int64_t first, int64_t stop) {
+        for (int64_t block = first; block < stop;) {
+            int64_t end = block;
+            for (; end < stop; ++end) {
+                live_[end - block] = rows_.live(end);
+                if (__builtin_popcount(live_[end - block]) <= kFewRows) break;
+            }
+            if (end > block) scan_run(block, end);
+            if (end < stop) score_few(end, rows_.live(end));
+            block = end + 1;
+        }
+    }
+
+    void scan_run(int64_t first, int64_t stop) {
+        const int64_t at = first * 32 * codes_.pairs;
+        const LutRun run = {codes_.high + at,
+                            codes_.low ? codes_.low + at : nullptr,
+                            codes_.pairs,
+                            stop - first,
+                            factors_.scale ? factors_.scale + 32 * first : nullptr,
+                            factors_.shift ? factors_.shift + 32 * first : nullptr,
+                            scratch_.data()};
+        const int64_t n_queries = static_cast<int64_t>(bounds_.size());
+        for (int64_t query = 0; query < n_queries; query += kMaxQueries) {
+            const int n = static_cast<int>(std::min<int64_t>(kMaxQueries, n_queries - query));
+            LutQuery q[kMaxQueries];
+            for (int i = 0; i < n; ++i) {
+                q[i].tables = bounds_[query + i].tables.data();
+                q[i].hits = hits_[i];
+                set_threshold(q[i], bounds_[query + i], factors_, query + i, best_[query + i].threshold());
+            }
+            loop_(run, q, n);
+            for (int i = 0; i < n; ++i)
+                if (factors_.scale || q[i].threshold < 65536) score_hits(first, stop, query + i, hits_[i]);
+        }
+    }
+
+    void score_hits(int64_t first, int64_t stop, int64_t query, const uint32_t* hits) {
+        int64_t rows[kTileBlocks * 32], n = 0;
+        for (int64_t block = first; block < stop; ++block)
+            for (uint32_t bits = hits[block - first] & live_[block - first]; bits; bits &= bits - 1)
+                rows[n++] = 32 * block + __builtin_ctz(bits);
+        score_rows(query, rows, n);
+    }
+
+    void score_few(int64_t block, uint32_t bits) {
+        int64_t rows[kFewRows], n = 0;
+        for (; bits; bits &= bits - 1) rows[n++] = 32 * block + __builtin_ctz(bits);
+        for (int64_t query = 0; n && query < static_cast<int64_t>(bounds_.size()); ++query) score_rows(query, rows, n);
+    }
+
+    void score_rows(int64_t query, const int64_t* rows, int64_t n) {
+        if (n == 0) return;
+        float raw[kTileBlocks * 32];
+        rescorer_.raw(query, rows, n, raw);
+        for (int64_t i = 0; i < n; ++i) best_[query].push(factors_.score(raw[i], rows[i], query), rows[i]);
+    }
+
+    const LutCodes& codes_;
+    const std::vector<Bound>& bounds_;
+    Rescorer& rescorer_;
+    const Factors& factors_;
+    const Rows& rows_;
+    TopK* best_;
+    void (*loop_)(const LutRun&, const LutQuery*, int);
+    std::vector<uint8_t> scratch_;
+    uint32_t live_[kTileBlocks];
+    uint32_t hits_[kMaxQueries][kTileBlocks];
+};
+
+// Mean of each 16 neighbours of 256-entry tables: tables for the high nibble.
+std::vector<float> high_means(const float* tables, int64_t m) {
+    std::vector<float> means(m * 16);
+    for (int64_t i = 0; i < m * 16; ++i) {
+        float sum = 0;
+        for (int64_t j = 0; j < 16; ++j) sum += tables[16 * i + j];
+        means[i] = sum / 16;
+    }
+    return means;
+}
+
+}  // namespace
+
+Bound round_tables(const Loops& loops, const float* tables, int64_t m, int64_t entries) {
+    const int copies = entries == 16 ? loops.copies : 1;
+    const int64_t padded = (m + 7) / 8 * 8;  // the widest loop takes eight codes a step
+    Bound bound;
+    bound.tables.assign(padded * entries * copies, 0);
+    double range = 0, size = 0;
+    for (int64_t j = 0; j < m; ++j) {
+        const auto [low, high] = std::minmax_element(tables + j * entries, tables + (j + 1) * entries);
+        range = std::max(range, static_cast<double>(*high) - *low);
+        size += std::max(std::abs(*low), std::abs(*high));
+    }
+    const int64_t top = std::min<int64_t>(kMaxEntry, 65535 / std::max<int64_t>(m, 1));
+    if (!std::isfinite(range) || !std::isfinite(size)) {  // no bound: every row is scored by the float tables
+        bound.slack = std::numeric_limits<double>::infinity();
+        return bound;
+    }
+    if (range > 0) bound.step = range / top;
+    for (int64_t j = 0; j < m; ++j) {
+        const float* t = tables + j * entries;
+        const double low = *std::min_element(t, t + entries);
+        double worst = 0;
+        for (int64_t e = 0; e < entries; ++e) {
+            const int level = static_cast<int>(std::clamp((t[e] - low) / bound.step, 0.0, static_cast<double>(top)));
+            worst = std::max(worst, t[e] - low - level * bound.step);
+            for (int copy = 0; copy < copies; ++copy) {
+                const int64_t at = entries == 16 ? entry_at(j, static_cast<int>(e), copies, copy) : j * entries + e;
+                bound.tables[at] = static_cast<uint8_t>(level);
+            }
+        }
+        bound.base += low;
+        bound.slack += worst;
+    }
+    bound.slack += 1e-6 * static_cast<double>(m + 1) * size;  // the float tables are summed in float32
+    return bound;
+}
+
+void scan_bounds(const Loops& loops, const LutCodes& codes, bool eight, const std::vector<Bound>& bounds,
+                 Rescorer& rescorer, const Factors& factors, const Rows& rows, TopK* best) {
+    Scan(loops, codes, eight, bounds, rescorer, factors, rows, best).run();
+}
+
+std::vector<int64_t> sample_rows(const Rows& rows) {
+    const int64_t n = std::min(kSampleRows, rows.stop - rows.start);
+    std::vector<int64_t> sample(n);
+    for (int64_t i = 0; i < n; ++i) sample[i] = rows.start + (rows.stop - rows.start) * i / n;
+    return sample;
+}
+
+void measure_bounds(const LutCodes& codes, const Rows& rows, Rescorer& rescorer, int copies, double margin,
+                    std::vector<Bound>& bounds) {
+    const std::vector<int64_t> sample = sample_rows(rows);
+    const int64_t n = static_cast<int64_t>(sample.size());
+    std::vector<float> raw(n);
+    std::vector<double> sum(n);
+    std::vector<uint8_t> code(n * codes.m);
+    for (int64_t i = 0; i < n; ++i)
+        for (int64_t j = 0; j < codes.m; ++j) code[i * codes.m + j] = static_cast<uint8_t>(codes.code(sample[i], j));
+    for (size_t query = 0; query < bounds.size(); ++query) {
+        Bound& bound = bounds[query];
+        rescorer.raw(static_cast<int64_t>(query), sample.data(), n, raw.data());
+        double raw_mean = 0, sum_mean = 0, covariance = 0, variance = 0, rest = 0;
+        for (int64_t i = 0; i < n; ++i) {
+            int total = 0;
+            for (int64_t j = 0; j < codes.m; ++j) total += bound.tables[entry_at(j, code[i * codes.m + j], copies, 0)];
+            sum[i] = total;
+            raw_mean += raw[i] / n, sum_mean += sum[i] / n;
+        }
+        for (int64_t i = 0; i < n; ++i) {
+            covariance += (raw[i] - raw_mean) * (sum[i] - sum_mean);
+            variance += (raw[i] - raw_mean) * (raw[i] - raw_mean);
+        }
+        const double slope = covariance / variance;
+        for (int64_t i = 0; i < n; ++i) {
+            const double error = sum[i] - sum_mean - slope * (raw[i] - raw_mean);
+            rest += error * error / n;
+        }
+        bound.step = 1 / slope;
+        bound.base = raw_mean - sum_mean / slope;
+        bound.slack = margin * std::sqrt(rest) / slope;
+        if (!(slope > 0) || !std::isfinite(bound.slack)) {  // the sample says nothing: rule no row out
+            bound.step = 1, bound.base = 0, bound.slack = std::numeric_limits<double>::infinity();
+        }
+    }
+}
+
+void LutRescorer::raw(int64_t query, const int64_t* rows, int64_t n, float* out) {
+    const int64_t entries = codes_.entries();
+    const float* tables = codes_.tables + query * codes_.m * entries;
+    // The order of the reference, sub-quantizer by sub-quantizer; four rows at once hide the latency of the sum.
+    for (int64_t i = 0; i < n; i += 4) {
+        const int64_t part = std::min<int64_t>(4, n - i);
+        float sum[4] = {};
+        int64_t row[4];
+        for (int64_t r = 0; r < 4; ++r) row[r] = rows[i + std::min(r, part - 1)];
+        for (int64_t j = 0; j < codes_.m; ++j)
+            for (int64_t r = 0; r < 4; ++r) sum[r] += tables[j * entries + codes_.code(row[r], j)];
+        std::copy_n(sum, part, out + i);
+    }
+}
+
+void lut_topk(const Request& request, const LutCodes& codes, double margin) {
+    const bool candidates = codes.low && margin > 0;
+    const LutCodes high = {codes.high, nullptr, codes.pairs, codes.m, nullptr};
+    std::vector<Bound> bounds;
+    for (int64_t query = 0; query < request.n_queries; ++query) {
+        const float* tables = codes.tables + query * codes.m * codes.entries();
+        if (candidates)
+            bounds.push_back(round_tables(*request.loops, high_means(tables, codes.m).data(), codes.m, 16));
+        else
+            bounds.push_back(round_tables(*request.loops, tables, codes.m, codes.entries()));
+    }
+    if (candidates) {
+        LutRescorer rescorer(codes);
+        measure_bounds(high, request.rows, rescorer, request.loops->copies, margin, bounds);
+    }
+    scan_parts(request, [&](const Rows& rows, TopK* best) {
+        LutRescorer rescorer(codes);
+        scan_bounds(*request.loops, candidates ? high : codes, codes.low && !candidates, bounds, rescorer,
+                    request.factors, rows, best);
+    });
+}
+
+}  // namespace ragq

@@ -1,0 +1,59 @@
+// Scans of look-up-table codes: rounded sums by byte shuffles rule rows out, float tables score the rest.
+#pragma once
+
+#include "common.h"
+
+namespace ragq {
+
+// Codes of 4 bits (`low` null) or 8 bits in blocks of 32 rows, and float tables of 16 or 256 entries.
+struct LutCodes {
+    const uint8_t* high;
+    const uint8_t* low;
+    int64_t pairs;        // 32-byte groups a block
+    int64_t m;            // sub-quantizers, 2 * pairs or one less
+    const float* tables;  // (n_queries, m, 16 or 256)
+
+    int64_t entries() const { return low ? 256 : 16; }
+    int code(int64_t row, int64_t j) const {
+        const int64_t at = (row / 32 * pairs + j / 2) * 32 + row % 32;
+        const int shift = j % 2 ? 4 : 0;
+        const int nibble = (high[at] >> shift) & 15;
+        return low ? nibble << 4 | ((low[at] >> shift) & 15) : nibble;
+    }
+};
+
+// A query's tables rounded down to 0 .. 63: the raw score is base + step * sum of entries, at most `slack` more.
+struct Bound {
+    std::vector<uint8_t> tables;
+    double base = 0, step = 1, slack = 0;
+};
+
+Bound round_tables(const Loops& loops, const float* tables, int64_t m, int64_t entries);
+
+// Scan all rows: rows whose bound cannot beat the k-th score so far are skipped, the others go to the rescorer.
+// `bounds` has one entry a query; `eight` scans 8-bit codes.
+void scan_bounds(const Loops& loops, const LutCodes& codes, bool eight, const std::vector<Bound>& bounds,
+                 Rescorer& rescorer, const Factors& factors, const Rows& rows, TopK* best);
+
+// Replace the guaranteed slack of bounds on an approximation by a measured one: over a sample of rows, the sum that a
+// row of a given raw score has is fitted by a line, and rows more than `margin` standard deviations below it are
+// ruled out. `codes` are the 4-bit codes that the bounds' tables belong to.
+void measure_bounds(const LutCodes& codes, const Rows& rows, Rescorer& rescorer, int copies, double margin,
+                    std::vector<Bound>& bounds);
+
+// Rows of the sample that `measure_bounds` takes, evenly spaced.
+std::vector<int64_t> sample_rows(const Rows& rows);
+
+class LutRescorer : public Rescorer {
+  public:
+    explicit LutRescorer(const LutCodes& codes) : codes_(codes) {}
+    void raw(int64_t query, const int64_t* rows, int64_t n, float* out) override;
+
+  private:
+    LutCodes codes_;
+};
+
+// Top-k by tables. `margin` > 0 on 8-bit codes: candidates come from the high nibbles alone, see `measure_bounds`.
+void lut_topk(const Request& request, const LutCodes& codes, double margin);
+
+}  // namespace ragq
