@@ -32,7 +32,7 @@ def plot_frontier(rows: Sequence[dict[str, Any]], path: Path, measure: str = "nd
         raise missing_extra("matplotlib", "eval") from None
     panels = [name for name in dict.fromkeys(row["dataset"] for row in rows) if of_dataset(rows, name)]
     families = list(dict.fromkeys(row["family"] for row in rows))
-    styles = {name: (COLOURS[i % 10], MARKERS[i % 10]) for i, name in enumerate(families)}
+    styles = {name: (COLOURS[i % 10], MARKERS[(i + i // 10) % 10]) for i, name in enumerate(families)}
     figure = Figure(figsize=(5.4 * max(1, len(panels)), 4.6), dpi=140, layout="constrained")
     axes = figure.subplots(1, max(1, len(panels)), squeeze=False)[0]
     for axis, name in zip(axes, panels, strict=False):
@@ -53,9 +53,10 @@ def _panel(axis: Any, rows: Sequence[Mapping[str, Any]], measure: str, styles: M
     points = [(row["code_bytes"], row[measure]) for row in rows]
     hull = upper_hull(points)
     axis.plot(*zip(*(points[i] for i in hull), strict=True), color="#555", linewidth=1, linestyle=":", zorder=2)
-    for i in hull:
+    for place, i in enumerate(hull):  # the first label would leave the panel to the left
+        offset, side = ((6, -3), "left") if place == 0 else ((-4, 5), "right")
         axis.annotate(
-            rows[i]["spec"], points[i], textcoords="offset points", xytext=(-4, 5), ha="right", fontsize=7, color="#333"
+            rows[i]["spec"], points[i], textcoords="offset points", xytext=offset, ha=side, fontsize=7, color="#333"
         )
     for row in rows:
         if row["spec"] == BASELINE:

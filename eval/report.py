@@ -78,6 +78,8 @@ class Report:
         Of the bootstrap.
     about : list of (str, str)
         From `provenance`.
+    picks : dict of str to str
+        What a budget chose without judgements, by data set and budget.
     """
 
     results: list[Result]
@@ -85,6 +87,7 @@ class Report:
     measure: str = "ndcg@10"
     seed: int = 0
     about: list[tuple[str, str]] = field(default_factory=provenance)
+    picks: dict[str, str] = field(default_factory=dict)
 
     def __post_init__(self) -> None:
         if self.measure not in AGREEMENT:

@@ -6,8 +6,9 @@ and the peers of `ragq.eval.compare` are systems too, so that all share the meas
 
 from __future__ import annotations
 
+import re
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any, Protocol
@@ -17,9 +18,9 @@ from numpy.typing import NDArray
 
 import ragq
 from ragq.compressors import Chain, from_spec
-from ragq.compressors.registry import MODULES
+from ragq.errors import InvalidArgumentError
 
-__all__ = ["Built", "SpecSystem", "System", "index_bytes"]
+__all__ = ["Built", "SpecSystem", "System", "Unbuildable", "index_bytes", "spec_systems"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -95,7 +96,8 @@ class SpecSystem:
         compressor = from_spec(spec)
         self.name = str(compressor)
         quantizer = compressor.quantizer if isinstance(compressor, Chain) else compressor
-        self.family = MODULES.get(type(quantizer).__name__, "others")
+        letters = re.sub(r"[^A-Za-z].*", "", type(quantizer).__name__)
+        self.family = "float" if letters in ("F", "BF") else letters
 
     def build(self, documents: Floats, folder: Path, *, metric: str, seed: int) -> Built:
         """Build an index of the documents alone, so that no text is in it."""
@@ -112,3 +114,36 @@ class SpecSystem:
 
         compressor = index.compressor
         return Built(compressor.code_size, index_bytes(folder), seconds, rate(compressor.encode, documents), search)
+
+
+class Unbuildable:
+    """A spec that cannot be read: it fails in every run, so that the sweep reports it and goes on.
+
+    Parameters
+    ----------
+    spec : str
+    error : Exception
+        What each run raises.
+    """
+
+    family = "failed"
+
+    def __init__(self, spec: str, error: Exception) -> None:
+        self.name = spec
+        self.error = error
+
+    def build(self, documents: Floats, folder: Path, *, metric: str, seed: int) -> Built:
+        """Raise the error."""
+        raise self.error
+
+
+def spec_systems(specs: Iterable[str]) -> list[System]:
+    """Return a system for each spec, each canonical spelling once."""
+    systems: dict[str, System] = {}
+    for spec in specs:
+        try:
+            system: System = SpecSystem(spec)
+        except InvalidArgumentError as error:
+            system = Unbuildable(spec, error)
+        systems.setdefault(system.name, system)
+    return list(systems.values())

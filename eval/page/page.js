@@ -88,16 +88,17 @@ function drawChart() {
     hoverinfo: "skip", cliponaxis: false,
   }];
   families.forEach((family, index) => {
+    const [colour, symbol] = [COLOURS[index % COLOURS.length], SYMBOLS[(index + Math.floor(index / COLOURS.length)) % SYMBOLS.length]];
     const mine = rows.filter((row) => row.family === family);
     if (!mine.length) return;
     const trace = {
       x: mine.map((row) => row[state.size]), y: mine.map((row) => row[state.measure]), text: mine.map(hover), name: family,
       mode: "markers", hovertemplate: "%{text}<extra></extra>",
-      marker: { size: 10, color: COLOURS[index % COLOURS.length], symbol: SYMBOLS[index % SYMBOLS.length], line: { width: 1, color: css("--page") } },
+      marker: { size: 10, color: colour, symbol, line: { width: 1, color: css("--page") } },
     };
     if (state.bars && state.measure === data.measure) {
       trace.error_y = {
-        type: "data", symmetric: false, thickness: 1, width: 3, color: COLOURS[index % COLOURS.length],
+        type: "data", symmetric: false, thickness: 1, width: 3, color: colour,
         array: mine.map((row) => row[`${data.measure}_high`] - row[data.measure]),
         arrayminus: mine.map((row) => row[data.measure] - row[`${data.measure}_low`]),
       };
@@ -114,7 +115,7 @@ function drawChart() {
   const sizes = rows.map((row) => row[state.size]);
   const layout = {
     paper_bgcolor: "rgba(0,0,0,0)", plot_bgcolor: "rgba(0,0,0,0)", font: { color: css("--ink"), family: "system-ui, sans-serif" },
-    margin: { l: 60, r: 20, t: 20, b: 55 }, hovermode: "closest", legend: { orientation: "h", y: -0.2 },
+    margin: { l: 60, r: 20, t: 20, b: 55 }, hovermode: "closest", modebar: { bgcolor: "rgba(0,0,0,0)", color: css("--soft"), activecolor: css("--accent") }, legend: { orientation: "h", y: -0.2 },
     hoverlabel: { bgcolor: css("--panel"), bordercolor: css("--line"), font: { color: css("--ink") } },
     xaxis: { ...axis, type: "log", dtick: Math.log10(2), tick0: 0, tickformat: "~r", title: { text: byId("size").selectedOptions[0].textContent },
       range: sizes.length ? [Math.log10(Math.min(...sizes)) - 0.12, Math.log10(Math.max(...sizes)) + 0.12] : undefined },

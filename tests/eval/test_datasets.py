@@ -143,9 +143,9 @@ def test_bad_records_are_refused(tmp_path: Path, records: dict[str, Any], messag
 
 
 def test_missing_and_broken_files_are_refused(tmp_path: Path) -> None:
-    with pytest.raises(InvalidArgumentError, match="There is no folder './nowhere/x'"):
+    with pytest.raises(InvalidArgumentError, match=r"There is no folder '\./nowhere/x'"):
         load("./nowhere/x")
-    with pytest.raises(InvalidArgumentError, match="corpus.jsonl"):
+    with pytest.raises(InvalidArgumentError, match=r"corpus\.jsonl"):
         load(tmp_path)
     folder = write(tmp_path, HEADER + "q1\td1\t1\n")
     (folder / "queries.jsonl").write_text("not json")

@@ -73,7 +73,7 @@ def test_an_empty_run_is_an_error_that_shows_both_sides(run: dict[str, list[str]
 
 @pytest.mark.parametrize("name", ["ndgc@10", "ndcg", "ndcg@0", "recall@-1", "", "bleu@4"])
 def test_an_unknown_measure_is_named_with_the_known_ones(name: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="Unknown measure .* Known: ndcg@k, recall@k"):
+    with pytest.raises(InvalidArgumentError, match=r"Unknown measure .* Known: ndcg@k, recall@k"):
         evaluate({"q1": ["a"]}, QRELS, [name])
 
 

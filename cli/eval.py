@@ -1,0 +1,125 @@
+"""`ragq eval`."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Any
+
+import click
+
+from ragq.cli.options import echo_json, given, json_option, model_options
+
+if TYPE_CHECKING:
+    from ragq.eval.report import Report
+    from ragq.eval.sweep import Result
+
+WIDTH = 150  # of tables that do not go to a terminal
+
+
+@click.command("eval")
+@click.argument("datasets", nargs=-1, metavar="DATASET...")
+@click.option("--codec", "codecs", multiple=True, metavar="SPEC", help="A spec to measure; repeat for several.")
+@click.option("--budget", metavar="BYTES,...", help="Code bytes a vector; without --codec, codecs that fit are tried.")
+@click.option("--pick", is_flag=True, help="Measure only what 'ragq index --budget' would choose.")
+@click.option("--embeddings", metavar="NAME", help="Ready corpus.NAME.npy and queries.NAME.npy beside corpus.jsonl.")
+@click.option("--split", default="test", show_default=True, help="Which judgements.")
+@click.option(
+    "--queries", type=click.Path(path_type=Path), help="Your own queries.jsonl; alone: agreement with float32."
+)
+@click.option("--qrels", type=click.Path(path_type=Path), help="Your own judgements for them.")
+@click.option("--measure", default="ndcg@10", show_default=True, help="What the frontier and the intervals are of.")
+@click.option("--metric", type=click.Choice(["cosine", "ip", "l2"]), default="cosine", show_default=True)
+@click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
+@click.option("--preset", type=click.Choice(["rag-storage"]), help="Add the methods of a study.")
+@click.option("--compare", metavar="NAME,...", help="Add the codecs of other libraries: faiss, turbovec ...")
+@click.option("--out", type=click.Path(path_type=Path), help="Folder for the report; an interrupted run goes on there.")
+@model_options
+@json_option
+def eval_command(
+    datasets: tuple[str, ...],
+    codecs: tuple[str, ...],
+    budget: str | None,
+    pick: bool,
+    preset: str | None,
+    compare: str | None,
+    out: Path | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
+    """Measure how much retrieval quality each byte buys on DATASET.
+
+    A DATASET is a BEIR folder, an MTEB task (mteb:SciFact, or mteb:SciFact=FOLDER for a local copy), limit or
+    limit-small, or an ir_datasets id (ir:beir/scifact/test).
+
+    \b
+    ragq eval beir/scifact --codec FP8 --codec PCA128,FP8
+    ragq eval beir/scifact beir/cranfield --embeddings minilm --budget 384,192,96,48,24 --out report/
+    ragq eval beir/scifact --embeddings minilm --budget 48 --pick
+    ragq eval beir/scifact --embeddings minilm --preset rag-storage --out study/
+    """
+    from ragq.eval.candidates import parse_budgets
+    from ragq.eval.run import extra_systems, load_data, run
+
+    budgets = parse_budgets(budget) if budget else []
+    if pick and not budgets:
+        raise click.UsageError("--pick needs --budget.")
+    if not datasets:
+        raise click.UsageError("Give at least one DATASET, such as a BEIR folder or mteb:SciFact.")
+    names = ("model", "device", "backend", "batch_size")
+    model = {name: options.pop(name) for name in names}
+    measured = {name: options.pop(name) for name in ("measure", "metric", "seed")}
+    data = load_data(
+        datasets,
+        model=model.pop("model"),
+        model_options=given(**model),
+        tick=lambda line: click.echo(line, err=True),
+        **options,
+    )
+    report = run(
+        data,
+        codecs,
+        budgets,
+        more=extra_systems(data[0][1].dim, preset, compare),
+        picking=pick,
+        out=out,
+        tick=None if as_json else lambda result, kept: click.echo(line(result, kept, measured["measure"]), err=True),
+        **measured,
+    )
+    if as_json:
+        echo_json(report.rows)
+    else:
+        show(report, budgets)
+        if out is not None:
+            click.echo(f"Report: {out / 'report.html'}")
+    failed = [result for result in report.failures() if result.spec in codecs]
+    if failed:
+        first = failed[0]
+        raise click.ClickException(f"{len(failed)} runs failed, first {first.spec} on {first.dataset}: {first.error}")
+
+
+def line(result: Result, kept: bool, measure: str) -> str:
+    """Return a line of progress."""
+    where = f"{result.dataset}  {result.spec}"
+    if result.error is not None:
+        return f"{where}  failed: {result.error}"
+    name = measure if measure in result.by_query else "agreement@10"
+    return f"{where}  {name} {result.mean(name):.4f}{'  (kept)' if kept else ''}"
+
+
+def show(report: Report, budgets: list[int]) -> None:
+    """Print a table a data set, and what is best within each budget."""
+    from rich.console import Console
+
+    console = Console()
+    if not console.is_terminal:
+        console = Console(width=WIDTH)
+    for name in dict.fromkeys(row["dataset"] for row in report.rows):
+        console.print(report.table(name))
+    for result in report.failures():
+        click.echo(f"Failed: {result.spec} on {result.dataset}: {result.error}")
+    for where, spec in report.picks.items():
+        click.echo(f"Picked for {where}: {spec}")
+    for budget in budgets:
+        best = report.best(budget)
+        found = "nothing fits" if best is None else f"{best['spec']} ({report.measure} {best[report.measure]:.4f})"
+        click.echo(f"Best within {budget} B: {found}")
