@@ -99,8 +99,13 @@ class _TextParser(HTMLParser):
         """Keep text that a browser would show."""
         if self._in_title:
             self.title.append(data)
+        elif self._pre and not self._unread:
+            self.parts.append(data)
         elif not self._unread:
-            self.parts.append(data if self._pre else re.sub(r"\s+", " ", data))
+            after_space = not self.parts or self.parts[-1].endswith((" ", "\n"))
+            text = re.sub(r"\s+", " ", data)
+            if text := text.lstrip(" ") if after_space else text:
+                self.parts.append(text)
 
 
 def html_text(html: str) -> tuple[str, str]:
@@ -108,6 +113,6 @@ def html_text(html: str) -> tuple[str, str]:
     parser = _TextParser()
     parser.feed(html)
     parser.close()
-    lines = (line.strip(" ") for line in "".join(parser.parts).split("\n"))
-    text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip()
+    lines = (line.rstrip() for line in "".join(parser.parts).split("\n"))
+    text = re.sub(r"\n{3,}", "\n\n", "\n".join(lines)).strip("\n")
     return " ".join("".join(parser.title).split()), text

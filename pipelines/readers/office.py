@@ -45,6 +45,11 @@ def _causes(error: Any) -> list[type]:
 def _converter() -> Any:
     try:
         from markitdown import MarkItDown
+        from markitdown.converters import DocxConverter, PdfConverter, PptxConverter, XlsxConverter
     except ImportError as error:
         raise missing_extra("markitdown", "files") from error
-    return MarkItDown(enable_plugins=False)
+    # Only these: the others would read a broken PDF as plain text, or ask a web service.
+    converter = MarkItDown(enable_builtins=False, enable_plugins=False)
+    for kind in (DocxConverter, PdfConverter, PptxConverter, XlsxConverter):
+        converter.register_converter(kind())
+    return converter
