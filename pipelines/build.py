@@ -11,7 +11,6 @@ An old index in the same folder stays what readers see until the commit.
 
 from __future__ import annotations
 
-import json
 import shutil
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -29,8 +28,8 @@ from ragq.pipelines.feeds import Feed, ReadyFeed, TextFeed, normalized
 from ragq.pipelines.fitting import encode, learns, save_compressor
 from ragq.pipelines.progress import Progress, silent
 from ragq.pipelines.readers import open_embeddings, read
-from ragq.pipelines.scratch import JOURNAL, Scratch
-from ragq.storage import check_local, storage_errors
+from ragq.pipelines.scratch import Scratch
+from ragq.storage import TEMPORARY, check_local, fsync_folder, storage_errors
 from ragq.transaction import BUILD, Transaction
 
 __all__ = ["SAMPLE", "SHARD_BYTES", "SHARD_ROWS", "BuildReport", "Recipe", "build_index"]
@@ -38,6 +37,7 @@ __all__ = ["SAMPLE", "SHARD_BYTES", "SHARD_ROWS", "BuildReport", "Recipe", "buil
 SHARD_ROWS = 65_536
 SHARD_BYTES = 24 << 20  # of codes, which a shard's writer holds in memory
 SAMPLE = 32_768
+OWN_NAMES = ("write.lock", "write.owner", BUILD, "shards", "deletes", "retired")
 
 
 @dataclass(frozen=True)
@@ -138,57 +138,56 @@ def build_index(
     fresh = prepare_folder(folder)
     arguments = {
         "recipe": asdict(recipe),
-        "source": str(source) if isinstance(source, (str, Path)) else type(source).__name__,
-        "embeddings": str(embeddings) if isinstance(embeddings, (str, Path)) else embeddings is not None,
+        "source": identity(source),
+        "embeddings": identity(embeddings),
+        "ids": identity(ids),
         "model": embedder.fingerprint if embedder else None,
     }
-    scratch = Scratch(folder, arguments, resume)
     placeholder = Manifest("", "", 1, recipe.metric, recipe.metric == "cosine", FileEntry("", 0, ""))
-    with Transaction(folder, placeholder, keep=scratch.files, timeout=lock_timeout) as transaction:
+    with Transaction(folder, placeholder, timeout=lock_timeout) as transaction:
         if transaction.generation > 1 and not overwrite:
             raise InvalidArgumentError(f"{folder} is an index already. Add to it, or build with overwrite=True.")
-        if scratch.found and scratch.body["generation"] != transaction.generation:
-            raise InvalidArgumentError(f"{folder} has changed since the interrupted run. Start anew without --resume.")
+        scratch = Scratch(folder, arguments, transaction.generation, resume)
         try:
             scratch.start()
-            scratch.save(generation=transaction.generation)
-            transaction.keep = scratch.files
             return Build(transaction, scratch, recipe, embedder, source, strict, progress).run(
                 embeddings, ids
             ), embedder
         except BaseException:  # still under the lock: nobody else's work is here
-            discard_if_empty(folder, fresh)
+            scratch.discard_if_empty()
+            if fresh and not (folder / MANIFEST).exists() and not scratch.folder.exists():
+                shutil.rmtree(folder, ignore_errors=True)
             raise
 
 
+def identity(value: Any) -> Any:
+    """Return JSON that tells whether an argument is that of an interrupted run: of a file its name, size and time."""
+    if not isinstance(value, (str, Path)):
+        return None if value is None else type(value).__name__
+    path = Path(value).expanduser()
+    if not path.is_file():
+        return str(value)
+    stat = path.stat()
+    return [str(value), stat.st_size, stat.st_mtime_ns]
+
+
 def prepare_folder(folder: Path) -> bool:
-    """Make the index folder, or check that it may be written over; return whether it is new."""
+    """Make the index folder, or check that it may be written over; return whether it is new.
+
+    A folder that only happens to hold a ``build/`` is not ours: what we began holds the writer's lock as well.
+    """
     with storage_errors(folder, "create"):
         if folder.exists() and not folder.is_dir():
             raise InvalidArgumentError(f"{folder} is a file; an index is a folder. Choose another place with -o.")
-        if (
-            folder.exists()
-            and not (folder / MANIFEST).exists()
-            and not (folder / BUILD).exists()
-            and any(folder.iterdir())
-        ):
+        names = {path.name for path in folder.iterdir()} if folder.exists() else set()
+        begun = "write.lock" in names and all(
+            name in OWN_NAMES or name.startswith(("compressor-", TEMPORARY)) for name in names
+        )
+        if names and MANIFEST not in names and not begun:
             raise InvalidArgumentError(f"{folder} is not an index and not empty. Choose another place with -o.")
-        fresh = not (folder / MANIFEST).exists() and not (folder / BUILD).exists()
         folder.mkdir(parents=True, exist_ok=True)
-    return fresh
-
-
-def discard_if_empty(folder: Path, fresh: bool) -> None:
-    """Remove the folder of a build that failed before it had anything worth going on with."""
-    try:
-        body = json.loads((folder / BUILD / JOURNAL).read_bytes())
-        worth = body["shards"] or (folder / BUILD / "passages.json").exists()
-    except (OSError, ValueError, KeyError):
-        worth = False
-    if not worth:
-        shutil.rmtree(folder / BUILD, ignore_errors=True)
-        if fresh and not (folder / MANIFEST).exists():
-            shutil.rmtree(folder, ignore_errors=True)
+        fsync_folder(folder.absolute().parent)
+    return MANIFEST not in names
 
 
 class Build:
@@ -299,7 +298,6 @@ class Build:
         compressor = from_spec(spec).fit(x if n else np.zeros((1, feed.dim), np.float32), seed=self.recipe.seed)
         self.progress("fit", 1, 1)
         self.scratch.save(spec=compressor.spec, choice=choice, compressor=asdict(save_compressor(folder, compressor)))
-        self.transaction.keep = self.scratch.files
         return compressor
 
     def write(self, feed: Feed, compressor: Compressor) -> None:
@@ -318,7 +316,6 @@ class Build:
                 entry = writer.finish()
             transaction.add(entry)
             self.scratch.save(shards=[*self.scratch.body["shards"], asdict(entry)])
-            transaction.keep = self.scratch.files
 
     def finish(self, manifest: Manifest, feed: Feed, compressor: Compressor) -> Manifest:
         """Fill in what a new manifest says besides its shards."""

@@ -8,35 +8,37 @@ from pathlib import Path
 from typing import Any
 
 from ragq.errors import InvalidArgumentError
-from ragq.manifest import read_shard
 from ragq.storage import storage_errors, write_bytes
-from ragq.transaction import BUILD
+from ragq.transaction import BUILD, JOURNAL
 
-__all__ = ["JOURNAL", "Scratch"]
-
-JOURNAL = "progress.json"
+__all__ = ["Scratch"]
 
 
 class Scratch:
     """The traces of an unfinished build."""
 
-    def __init__(self, folder: Path, arguments: dict[str, Any], resume: bool) -> None:
+    def __init__(self, folder: Path, arguments: dict[str, Any], generation: int, resume: bool) -> None:
         self.folder = folder / BUILD
         self.path = self.folder / JOURNAL
         self.found = resume and self.path.exists()
+        self.body: dict[str, Any] = {"arguments": arguments, "generation": generation, "shards": []}
+        self.body |= {"skipped": {}, "choice": "", "notes": []}
         if self.found:
             with storage_errors(self.path, "read"):
-                self.body = json.loads(self.path.read_bytes())
-            self._check(arguments)
-        else:
-            self.body = {"arguments": arguments, "shards": [], "skipped": {}, "choice": "", "notes": []}
+                body = json.loads(self.path.read_bytes())
+            self._check(body)
+            self.body = body
 
-    def _check(self, arguments: dict[str, Any]) -> None:
-        old = self.body["arguments"]
-        for name in sorted({*old, *arguments}):
-            if old.get(name) != arguments.get(name):
+    def _check(self, body: dict[str, Any]) -> None:
+        if body["generation"] != self.body["generation"]:
+            raise InvalidArgumentError(
+                f"{self.folder.parent} has changed since the interrupted run. Start anew without --resume."
+            )
+        old, new = body["arguments"], self.body["arguments"]
+        for name in sorted({*old, *new}):
+            if old.get(name) != new.get(name):
                 raise InvalidArgumentError(
-                    f"The interrupted run had {name} = {old.get(name)!r}; this one has {arguments.get(name)!r}. "
+                    f"The interrupted run had {name} = {old.get(name)!r}; this one has {new.get(name)!r}. "
                     "Give the same arguments, or start anew without --resume."
                 )
 
@@ -53,12 +55,7 @@ class Scratch:
         self.body.update(changes)
         write_bytes(self.path, json.dumps(self.body, ensure_ascii=False).encode())
 
-    @property
-    def files(self) -> set[str]:
-        """Files outside of the scratch folder that an unfinished build needs."""
-        names = {BUILD}
-        if "compressor" in self.body:
-            names.add(self.body["compressor"]["name"])
-        for body in self.body["shards"]:
-            names |= {file.name for file in read_shard(body).files}
-        return names
+    def discard_if_empty(self) -> None:
+        """Remove the traces of a run that failed before it had anything worth going on with."""
+        if not self.body["shards"] and not (self.folder / "passages.json").exists():
+            shutil.rmtree(self.folder, ignore_errors=True)

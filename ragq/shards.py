@@ -29,7 +29,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from ragq.errors import CorruptIndexError, StorageError
+from ragq.errors import CorruptIndexError, InvalidArgumentError, StorageError
 from ragq.layouts import Block, Layout, padded
 from ragq.manifest import Deletes, FileEntry, ShardEntry
 from ragq.select import pack_mask, unpack_mask
@@ -56,8 +56,8 @@ DELETES_SCHEMA = pa.schema([("bits", pa.uint8())])
 
 
 def hash_ids(ids: Iterable[str]) -> NDArray[np.uint64]:
-    """Hash document ids with xxh3-64."""
-    return np.fromiter((xxhash.xxh3_64_intdigest(text.encode()) for text in ids), np.uint64)
+    """Hash document ids with xxh3-64; ids that are no Unicode text have a hash too, but no document has such an id."""
+    return np.fromiter((xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) for text in ids), np.uint64)
 
 
 @cache
@@ -186,7 +186,11 @@ def docs_batch(passages: Sequence[Passage]) -> pa.RecordBatch:
         "source": [p.source for p in passages],
         "start": [p.start for p in passages],
     }
-    return pa.record_batch([pa.array(columns[f.name], f.type) for f in DOCS_SCHEMA], schema=DOCS_SCHEMA)
+    try:
+        return pa.record_batch([pa.array(columns[f.name], f.type) for f in DOCS_SCHEMA], schema=DOCS_SCHEMA)
+    except UnicodeEncodeError as error:  # a lone surrogate, as in "\ud800"
+        part = error.object[max(0, error.start - 40) : error.end]
+        raise InvalidArgumentError(f"Text must be Unicode without lone surrogates. Got {part!a}.") from None
 
 
 def write_deletes(
@@ -297,7 +301,10 @@ class Shard:
         count = np.searchsorted(known, hashes, "right") - start
         which = np.repeat(np.arange(len(hashes)), count)
         offset = np.arange(len(which)) - np.repeat(np.cumsum(count) - count, count)
-        return which, rows[np.repeat(start, count) + offset].astype(np.int64)
+        found = rows[np.repeat(start, count) + offset].astype(np.int64)
+        if len(found) and found.max() >= self.rows:
+            raise CorruptIndexError(f"{self.folder / self.entry.ids.name} names rows that the shard does not have.")
+        return which, found
 
     def ids_at(self, rows: NDArray[np.int64]) -> list[str]:
         """Return the document ids of some rows."""

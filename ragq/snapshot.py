@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import weakref
 from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
@@ -14,7 +15,7 @@ from numpy.typing import NDArray
 
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.layouts import Layout
-from ragq.manifest import MANIFEST, FileEntry, Manifest
+from ragq.manifest import MANIFEST, MAXIMUM_BYTES, FileEntry, Manifest
 from ragq.shards import Shard, hash_ids
 from ragq.storage import file_digest, inside, lease, storage_errors
 
@@ -49,12 +50,13 @@ class Snapshot:
                 raise InvalidArgumentError(self._absent()) from None
         try:
             with storage_errors(path, "read"):
-                self.manifest = Manifest.load(path, self._lease.read())
+                self.manifest = Manifest.load(path, self._lease.read(MAXIMUM_BYTES + 1))
             try:
                 layout = Layout.parse(self.manifest.layout)
             except InvalidArgumentError as error:
                 raise CorruptIndexError(f"{path} is damaged: {error}") from None
             self.shards = [Shard(folder, entry, layout) for entry in self.manifest.shards]
+            self._close = weakref.finalize(self, self._lease.close)
         except BaseException:
             self._lease.close()
             raise
@@ -132,8 +134,8 @@ class Snapshot:
         return sum(file.size for file in self.manifest.files)
 
     def close(self) -> None:
-        """Give the lease back; harmless when called twice."""
-        self._lease.close()
+        """Give the lease back; harmless when called twice, and done when nobody holds the snapshot any more."""
+        self._close()
 
     def __enter__(self) -> Self:
         return self

@@ -141,7 +141,7 @@ def inside(folder: Path, name: str) -> Path:
     """Return `folder / name`, refusing names that lead out of the folder, links included."""
     parts = Path(name).parts
     path = folder / name
-    if not parts or Path(name).is_absolute() or ".." in parts or "\x00" in name:
+    if not parts or Path(name).is_absolute() or ".." in parts or "\x00" in name or Path(name).as_posix() != name:
         raise CorruptIndexError(f"{folder} names a file outside of itself: {name!r}.")
     if path.is_symlink() or not path.parent.resolve().is_relative_to(folder.resolve()):
         raise CorruptIndexError(f"{path} is a link; an index holds only files of its own.")
@@ -176,7 +176,11 @@ class WriterLock:
                 ) from None
             command = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
             owner = {"pid": os.getpid(), "host": socket.gethostname(), "command": command, "since": time.time()}
-            self._owner.write_text(json.dumps(owner))
+            try:
+                self._owner.write_text(json.dumps(owner))
+            except BaseException:
+                self._lock.release()
+                raise
 
     def _describe_owner(self) -> str:
         try:
@@ -227,12 +231,15 @@ def lease(path: Path) -> BinaryIO:
 
 
 def is_leased(path: Path) -> bool:
-    """Tell whether some reader holds a `lease` on this very file."""
+    """Tell whether some reader holds a `lease` on this very file; nobody can on a file system without locks."""
     with path.open("rb") as file:
         try:
             fcntl.flock(file, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             return True
+        except OSError as error:
+            if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
+                raise
         return False
 
 

@@ -8,8 +8,8 @@ reader holds a lease on them.
 from __future__ import annotations
 
 import contextlib
+import json
 import os
-import shutil
 from collections.abc import Callable, Iterable
 from dataclasses import replace
 from pathlib import Path
@@ -20,15 +20,16 @@ from numpy.typing import NDArray
 
 from ragq.errors import RagqError
 from ragq.layouts import Layout
-from ragq.manifest import MANIFEST, Manifest, ShardEntry
+from ragq.manifest import MANIFEST, Manifest, ShardEntry, read_shard
 from ragq.shards import Shard, ShardWriter, hash_ids, write_deletes
 from ragq.snapshot import Snapshot
-from ragq.storage import WriterLock, is_leased, storage_errors, write_bytes
+from ragq.storage import TEMPORARY, WriterLock, is_leased, storage_errors, write_bytes
 
-__all__ = ["BUILD", "Transaction"]
+__all__ = ["BUILD", "JOURNAL", "Transaction"]
 
 RETIRED = "retired"
 BUILD = "build"  # the scratch folder of an unfinished `ragq index`
+JOURNAL = "progress.json"  # in it: what is finished
 HASHES_AT_ONCE = 1 << 21
 IDS_AT_ONCE = 1 << 16
 
@@ -42,9 +43,6 @@ class Transaction:
         The index folder.
     base : Manifest, optional
         What to start from instead of the manifest on disk: a new index, or one that is built anew.
-    keep : iterable of str
-        Names of files to keep although no manifest names them, until a commit: finished shards of a build that goes on.
-
     timeout : float
         Seconds to wait for another writer.
 
@@ -54,28 +52,20 @@ class Transaction:
         Another writer has the index, or it cannot be written to.
     """
 
-    def __init__(
-        self, folder: Path, base: Manifest | None = None, keep: Iterable[str] = (), timeout: float = 0
-    ) -> None:
+    def __init__(self, folder: Path, base: Manifest | None = None, timeout: float = 0) -> None:
         self.folder = folder
         self._lock = WriterLock(folder, timeout)
         try:
-            current = self._current()
+            current = current_manifest(folder)
             self.generation = (current.generation if current else 0) + 1
             self.manifest = base if base is not None else self._require(current)
             self._new: list[ShardEntry] = []
             self._deleted: dict[str, tuple[NDArray[np.bool_], int]] = {}
             self._started = 0
-            self.keep = set(keep)
-            collect(folder, self.keep)
+            collect(folder)
         except BaseException:
             self._lock.release()
             raise
-
-    def _current(self) -> Manifest | None:
-        path = self.folder / MANIFEST
-        with storage_errors(path, "read"):
-            return Manifest.load(path, path.read_bytes()) if path.exists() else None
 
     def _require(self, current: Manifest | None) -> Manifest:
         if current is None:
@@ -127,7 +117,7 @@ class Transaction:
             np.zeros(shard.rows, bool) if shard.deleted is None else shard.deleted.copy(),
             shard.entry.deletes.documents if shard.entry.deletes else 0,
         )
-        fresh = first[~deleted[first]]
+        fresh = np.unique(first[~deleted[first]])  # an id that came twice is one document
         if len(fresh):
             stop = shard.documents[np.searchsorted(shard.documents, fresh) + 1]
             for a, b in zip(fresh, stop, strict=True):
@@ -180,7 +170,7 @@ class Transaction:
                 retired.unlink(missing_ok=True)
                 os.link(path, retired)
         write_bytes(path, manifest.dump())
-        self.manifest, self._new, self._deleted, self._started, self.keep = manifest, [], {}, 0, set()
+        self.manifest, self._new, self._deleted, self._started = manifest, [], {}, 0
         self.generation += 1
         return replaced, duplicates
 
@@ -188,7 +178,7 @@ class Transaction:
         """Remove what no manifest names any more, and give the lock back."""
         try:
             if self._lock.held:
-                collect(self.folder, self.keep)
+                collect(self.folder)
         finally:
             self._lock.release()
 
@@ -209,7 +199,7 @@ def earlier_duplicates(shards: list[Shard]) -> list[tuple[Shard, NDArray[np.int6
     list of (Shard, ndarray of int64)
         First rows of the documents of a shard that a later one replaces.
     """
-    found = []
+    found: list[tuple[Shard, NDArray[np.int64]]] = []
     ranges = max(1, -(-sum(shard.entry.documents for shard in shards) // HASHES_AT_ONCE))
     edges = np.asarray([(i << 64) // ranges for i in range(1, ranges)], np.uint64)
     cuts = [[0, *np.searchsorted(s.ids[0], edges).tolist(), s.entry.documents] for s in shards]
@@ -225,39 +215,80 @@ def earlier_duplicates(shards: list[Shard]) -> list[tuple[Shard, NDArray[np.int6
         twin = np.zeros(len(order), bool)
         twin[1:] = ordered[1:] == ordered[:-1]
         twin[:-1] |= twin[1:].copy()
-        latest: dict[str, tuple[int, int]] = {}
-        for i in order[twin]:  # in insertion order among equal hashes
-            shard, row = int(owner[i]), int(rows[i])
-            (known,) = shards[shard].ids_at(np.asarray([row]))
-            if known in latest:
-                before, earlier = latest[known]
-                found.append((shards[before], np.asarray([earlier])))
-            latest[known] = (shard, row)
+        twins = order[twin]  # insertion order among equal hashes
+        last = np.append(hashes[twins][1:] != hashes[twins][:-1], True) if len(twins) else np.zeros(0, bool)
+        start = 0
+        while start < len(twins):
+            stop = start + IDS_AT_ONCE
+            stop += int(np.argmax(last[stop - 1 :])) if stop < len(twins) else 0  # equal hashes stay together
+            some = twins[start:stop]
+            gone = some[replaced_by_later(shards, owner[some], rows[some])]
+            found.extend((shards[s], rows[gone[owner[gone] == s]]) for s in np.unique(owner[gone]))
+            start = stop
     return found
 
 
-def collect(folder: Path, keep: set[str]) -> None:
-    """Remove files of the index folder that neither the manifest nor a leased older one names.
+def replaced_by_later(shards: list[Shard], owner: NDArray[np.int64], rows: NDArray[np.int64]) -> NDArray[np.bool_]:
+    """Tell which documents, given by shard and row in insertion order, have the id of one that comes after them."""
+    names = np.empty(len(rows), object)
+    for s in np.unique(owner):
+        names[owner == s] = shards[s].ids_at(rows[owner == s])
+    latest = {name: i for i, name in enumerate(names)}
+    return np.fromiter((latest[name] != i for i, name in enumerate(names)), bool, len(names))
+
+
+def collect(folder: Path) -> None:
+    """Remove files of the index folder that no manifest, no leased older one and no interrupted build needs.
 
     Best effort: what cannot be removed now is removed by a later writer.
     """
-    keep = set(keep)
-    path = folder / MANIFEST
-    if path.exists():
-        keep |= {file.name for file in Manifest.load(path, path.read_bytes()).files}
-    for retired in (folder / RETIRED).glob("*.json"):
-        with contextlib.suppress(OSError, RagqError):
-            if is_leased(retired):
-                keep |= {file.name for file in Manifest.load(retired, retired.read_bytes()).files}
-            else:
-                retired.unlink(missing_ok=True)
-    with contextlib.suppress(OSError):
-        if BUILD not in keep and (folder / BUILD).is_dir():
-            shutil.rmtree(folder / BUILD)
-        for pattern in ("shards/*", "deletes/*", "compressor-*", ".tmp-*"):
-            for file in folder.glob(pattern):
-                if file.relative_to(folder).as_posix() not in keep:
+    with contextlib.suppress(OSError, RagqError):  # where somebody's needs cannot be told, everything stays
+        manifest = current_manifest(folder)
+        keep = {file.name for file in manifest.files} if manifest else set()
+        keep |= leased_files(folder)
+        going_on = unfinished_build(folder, manifest.generation + 1 if manifest else 1)
+        for place, pattern in (("shards", "*"), ("deletes", "*"), ("", "compressor-*"), ("", f"{TEMPORARY}*")):
+            if place and (folder / place).is_symlink():
+                continue  # it leads out of the index
+            for file in (folder / place).glob(pattern):
+                if file.relative_to(folder).as_posix() not in keep | (going_on or set()):
+                    file.unlink(missing_ok=True)
+        if going_on is None and not (folder / BUILD).is_symlink():
+            for file in (folder / BUILD).glob("*"):
+                if file.name != JOURNAL:  # it stays, so that going on is refused with the reason
                     file.unlink(missing_ok=True)
         for name in ("deletes", RETIRED):
             with contextlib.suppress(OSError):
                 (folder / name).rmdir()
+
+
+def current_manifest(folder: Path) -> Manifest | None:
+    """Read the manifest on disk, or None when there is none."""
+    path = folder / MANIFEST
+    with storage_errors(path, "read"):
+        return Manifest.load(path, path.read_bytes()) if path.exists() else None
+
+
+def leased_files(folder: Path) -> set[str]:
+    """Return the files of the retired manifests that readers hold; remove the others."""
+    keep: set[str] = set()
+    if not (folder / RETIRED).is_symlink():
+        for retired in (folder / RETIRED).glob("*.json"):
+            if is_leased(retired):
+                keep |= {file.name for file in Manifest.load(retired, retired.read_bytes()).files}
+            else:
+                retired.unlink(missing_ok=True)
+    return keep
+
+
+def unfinished_build(folder: Path, generation: int) -> set[str] | None:
+    """Return the files that an interrupted build of a generation would go on with; None when there is no such build."""
+    path = folder / BUILD / JOURNAL
+    try:
+        body = json.loads(path.read_bytes())
+        if body["generation"] != generation:
+            return None  # the index has changed since
+        names = {file.name for shard in body["shards"] for file in read_shard(shard).files}
+        return names | ({body["compressor"]["name"]} if "compressor" in body else set())
+    except (FileNotFoundError, NotADirectoryError, ValueError, TypeError, KeyError):
+        return None
