@@ -74,7 +74,7 @@ def implementation() -> str:
 def _kernel(name: str, chosen: str) -> Callable[..., Result]:
     if chosen in SETS:
         return partial(getattr(_module("cpu"), name), chosen)
-    function: Callable[..., Result] = getattr(_module(chosen), name)
+    function: Callable[..., Result] = getattr(_module("triton_scan" if chosen == "triton" else chosen), name)
     return function
 
 
