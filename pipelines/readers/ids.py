@@ -82,7 +82,7 @@ def _jsonl_ids(path: Path) -> Iterator[str]:
 def _table_ids(path: Path, column: str | None) -> tuple[int, Callable[[], Iterator[str]]]:
     names = arrow.schema(path).names
     chosen = column or next((name for name in ("_id", "id") if name in names), names[0] if len(names) == 1 else None)
-    if chosen not in names:
+    if chosen is None or chosen not in names:
         raise InvalidArgumentError(
             f"{path} needs the name of a column of ids, {path}:column. It has {', '.join(names)}."
         )
