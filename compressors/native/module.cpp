@@ -1,40 +1,12 @@
 // The nanobind module ragq.compressors._cpu: argument checks only; the loops are in their own files.
-#include <nanobind/nanobind.h>
-#include <nanobind/ndarray.h>
 #include <nanobind/stl/pair.h>
 
 #include <algorithm>
-#include <memory>
-#include <stdexcept>
 
+#include "arrays.hpp"
 #include "encode_pq.hpp"
 #include "kmeans.hpp"
 #include "tiles.hpp"
-
-namespace nb = nanobind;
-using namespace nb::literals;
-
-template <class T>
-using Matrix = nb::ndarray<const T, nb::ndim<2>, nb::c_contig, nb::device::cpu>;
-template <class T>
-using Vector = nb::ndarray<const T, nb::ndim<1>, nb::c_contig, nb::device::cpu>;
-template <class T, int Dims>
-using Array = nb::ndarray<nb::numpy, T, nb::ndim<Dims>>;
-
-// An uninitialised NumPy array that owns its memory.
-template <class T, int Dims>
-static Array<T, Dims> make_array(std::initializer_list<std::size_t> shape) {
-  std::size_t size = 1;
-  for (const auto extent : shape) size *= extent;
-  auto data = std::make_unique<T[]>(size);
-  T* pointer = data.release();
-  nb::capsule owner(pointer, [](void* p) noexcept { delete[] static_cast<T*>(p); });
-  return Array<T, Dims>(pointer, shape, owner);
-}
-
-static void require(bool good, const char* message) {
-  if (!good) throw std::invalid_argument(message);
-}
 
 static Array<float, 2> seed_centroids(Matrix<float> x, std::size_t k, std::uint64_t seed) {
   require(k > 0 && x.shape(0) > 0, "seed_centroids needs rows and at least one centroid");
@@ -94,6 +66,8 @@ static Array<float, 2> project(Matrix<float> x, Matrix<float> matrix, int thread
   return out;
 }
 
+void register_scalar(nb::module_& m);
+
 NB_MODULE(_cpu, m) {
   m.doc() = "C++ loops of the codecs";
   m.def("kernel", [] { return ragq::tile_kernels().name; }, "Name the instruction set that runs.");
@@ -102,4 +76,5 @@ NB_MODULE(_cpu, m) {
   m.def("assign", &assign, "x"_a, "centroids"_a, "threads"_a);
   m.def("encode_pq", &encode_pq, "x"_a, "codebook"_a, "offsets"_a, "threads"_a);
   m.def("project", &project, "x"_a, "matrix"_a, "threads"_a);
+  register_scalar(m);
 }

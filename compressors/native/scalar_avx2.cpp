@@ -1,0 +1,3 @@
+#define LANES 8
+#define NAME kScalarAvx2
+#include "scalar_body.hpp"

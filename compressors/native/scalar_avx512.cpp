@@ -1,0 +1,3 @@
+#define LANES 16
+#define NAME kScalarAvx512
+#include "scalar_body.hpp"

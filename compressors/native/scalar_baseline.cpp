@@ -1,0 +1,3 @@
+#define LANES 4
+#define NAME kScalarBaseline
+#include "scalar_body.hpp"
