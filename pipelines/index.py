@@ -15,11 +15,11 @@ from ragq.checks import check_embeddings, check_int
 from ragq.compressors import Compressor
 from ragq.embedders import Embedder, load_embedder, same_model
 from ragq.errors import IncompatibleIndexError, InvalidArgumentError
-from ragq.filters import Where, matching_rows
+from ragq.filters import Where, check_where, matching_rows
 from ragq.manifest import Manifest
 from ragq.pipelines.build import SHARD_BYTES, SHARD_ROWS, BuildReport
 from ragq.pipelines.changes import Changes, add_documents, compact_shards
-from ragq.pipelines.documents import COLUMNS, fetch, join_passages
+from ragq.pipelines.documents import COLUMNS, check_ids, fetch, join_passages
 from ragq.pipelines.feeds import normalized
 from ragq.pipelines.fitting import load_compressor
 from ragq.pipelines.progress import Progress, silent
@@ -219,10 +219,14 @@ class Index:
         queries = [query] if isinstance(query, str) else list(query)
         if not all(isinstance(text, str) for text in queries):
             raise InvalidArgumentError("'query' must be a string or a sequence of strings.")
-        x = self.embedder.encode_queries(queries)
-        snapshot, scores, rows = self._scan(x, k, where, threads)
-        hits = self._hits(snapshot, scores, rows)
+        hits = self.hits(self.embedder.encode_queries(queries), k, where, threads=threads)
         return hits[0] if single else hits
+
+    def hits(
+        self, x: ArrayLike, k: int = 10, where: Where | None = None, *, threads: int | None = None
+    ) -> list[list[Hit]]:
+        """As `search`, for query embeddings of shape (n, dim)."""
+        return self._hits(*self._scan(x, k, where, threads))
 
     def search_embeddings(
         self, x: ArrayLike, k: int = 10, where: Where | None = None, *, threads: int | None = None
@@ -241,6 +245,9 @@ class Index:
             Document ids and scores, each of shape (n, k).
         """
         snapshot, scores, rows = self._scan(np.atleast_2d(np.asarray(x)), k, where, threads)
+        if rows.shape[1] < k:
+            missing = ((0, 0), (0, k - rows.shape[1]))
+            scores, rows = np.pad(scores, missing, constant_values=-np.inf), np.pad(rows, missing, constant_values=-1)
         ids = np.full(rows.shape, None, object)
         passages = np.full(rows.shape, -1, np.int64)
         flat, found = rows.ravel(), rows.ravel() >= 0
@@ -268,7 +275,8 @@ class Index:
             ]
             masks = [pack_mask(rows) for rows in live]
         blocks = [shard.block for shard in snapshot.shards]
-        scores, rows = scan(compressor.scorer(queries, metric), blocks, k, masks, threads)
+        most = min(k, max(1, snapshot.manifest.rows))  # no more memory than there can be answers
+        scores, rows = scan(compressor.scorer(queries, metric), blocks, most, masks, threads)
         return snapshot, scores, rows
 
     def _hits(self, snapshot: Snapshot, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> list[list[Hit]]:
@@ -293,7 +301,7 @@ class Index:
     def get(self, ids: str | Iterable[str]) -> list[Document]:
         """Return documents by id, in the order of `ids`; ids that are not there are left out."""
         snapshot = self._view[0]
-        wanted = [ids] if isinstance(ids, str) else list(ids)
+        wanted = check_ids(ids)
         rows = [found for found in snapshot.find(wanted) if len(found)]
         if not rows:
             return []
@@ -325,7 +333,7 @@ class Index:
         return x
 
     def __contains__(self, document_id: str) -> bool:
-        return len(self._view[0].find([document_id])[0]) > 0
+        return len(self._view[0].find(check_ids(document_id))[0]) > 0
 
     # writing
 
@@ -370,9 +378,11 @@ class Index:
         """
         if (ids is None) == (where is None):
             raise InvalidArgumentError("Give either ids or 'where' to delete.")
+        wanted = [] if ids is None else check_ids(ids)
+        check_where(where)
         with self._writing() as transaction:
             if where is None:
-                deleted = transaction.delete([ids] if isinstance(ids, str) else ids or ())
+                deleted = transaction.delete(wanted)
             else:
                 shards = self._view[0].shards
                 rows = matching_rows(shards, where)
@@ -399,7 +409,7 @@ class Index:
             raise InvalidArgumentError(f"{self.path} was opened read-only. Open it with ragq.open(path, mode='w').")
         transaction = Transaction(self.path, timeout=self.lock_timeout)
         try:
-            if transaction.manifest.generation != self.manifest.generation:
+            if transaction.manifest != self.manifest:
                 self.refresh()
         except BaseException:
             transaction.close()
@@ -411,7 +421,7 @@ class Index:
     def refresh(self) -> bool:
         """Show the newest generation; return whether there was a newer one."""
         snapshot = Snapshot(self.path)
-        if snapshot.manifest.generation == self.manifest.generation:
+        if snapshot.manifest == self.manifest:  # its number alone would not tell an index made anew from the old one
             snapshot.close()
             return False
         known = self.manifest.embedder
