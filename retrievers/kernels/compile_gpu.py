@@ -31,7 +31,7 @@ TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip
 POINTERS = ["c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7", "query", "rest", "levels"]
 SHARED = {"gain": "*fp32", "scale": "*fp16", "shift": "*fp16", "weight": "*fp32", "bias": "*fp32", "mask": "*u8"}
 RANGE = {"out": "*i64", "start": "i64", "n_rows": "i32", "n_queries": "i32", "tiles": "i32"}
-TOKENS = {"out": "*i64", "offsets": "*i64", "q_offsets": "*i64", "doc_mask": "*u8", "n_docs": "i32", "n_queries": "i32"}
+TOKENS = {"out": "*i64", "offsets": "*i64", "q_offsets": "*i64", "token_mask": "*u8", "start": "i64", "n_docs": "i32"}
 
 
 @dataclass(frozen=True)
@@ -52,10 +52,10 @@ class Case:
 CASES = {
     "hamming": Case("hamming", "*i32", "*i32", 12),
     "hamming_x8": Case("hamming", "*i32", "*i32", 12, queries=8),
-    "lut4": Case("pairs", "*u8", "*fp32", 48, blocked=True),
-    "lut4_x8": Case("pairs", "*u8", "*fp32", 48, blocked=True, queries=8),
-    "lut8": Case("nibbles", "*u8", "*fp32", 24, blocked=True),
-    "lut8_x8": Case("nibbles", "*u8", "*fp32", 24, blocked=True, queries=8),
+    "lut4": Case("lut4", "*u8", "*fp32", 48, blocked=True),
+    "lut4_x8": Case("lut4", "*u8", "*fp32", 48, blocked=True, queries=8),
+    "lut8": Case("lut8", "*u8", "*fp32", 24, blocked=True),
+    "lut8_x8": Case("lut8", "*u8", "*fp32", 24, blocked=True, queries=8),
     "planes": Case("planes", "*u8", "*fp16", 48, bits=4, blocked=True),
     "planes_levels": Case("planes", "*u8", "*fp32", 48, "float_levels", 4, True),
     "dense_i8": Case("dense", "*i8", "*fp16", 384),
@@ -63,7 +63,7 @@ CASES = {
     "dense_f16": Case("dense", "*fp16", "*fp16", 768),
     "dense_f32": Case("dense", "*fp32", "*fp32", 1536, "float"),
     "maxsim_f16": Case("dense", "*fp16", "*fp16", 768, documents=True),
-    "maxsim_lut8": Case("nibbles", "*u8", "*fp32", 24, blocked=True, documents=True),
+    "maxsim_i8": Case("dense", "*i8", "*fp16", 384, documents=True),
 }
 
 
@@ -106,7 +106,7 @@ def signature(case: Case) -> tuple[dict[str, str], dict[str, Any], int]:
     tile = choose_tile(case.form, case.value, case.queries, 10**6, 16)
     if case.documents:
         tile |= {"Q": 16, "N": 64, "D": 16}
-        constants |= {"DOCS_MASKED": True}
+        constants |= {"TOKENS_MASKED": True}
     warps = tile.pop("num_warps")
     constants |= tile
     return arguments | dict.fromkeys(constants, "constexpr"), constants, warps

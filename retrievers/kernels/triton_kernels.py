@@ -27,8 +27,8 @@ import triton.language as tl
 
 __all__ = ["FORMS", "VALUES", "maxsim_kernel", "scan_kernel"]
 
-FORMS = {"hamming": 0, "bytes": 1, "pairs": 2, "nibbles": 3, "dense": 4, "planes": 5}
-HAMMING, BYTES, PAIRS, NIBBLES, DENSE, PLANES = (tl.constexpr(value) for value in FORMS.values())
+FORMS = {"hamming": 0, "lut4": 1, "lut8": 2, "dense": 3, "planes": 4}
+HAMMING, LUT4, LUT8, DENSE, PLANES = (tl.constexpr(value) for value in FORMS.values())
 
 # How a code becomes a number: taken as it is, E4M3 bits, or a table of levels. The first three are exact in fp16, so
 # a query split into two halves (q = high + rest, 22 bits) makes the fp16 product as good as a float32 one.
@@ -69,31 +69,24 @@ def _hamming(codes, query, at, live, q, asked, DIM: tl.constexpr, WIDTH: tl.cons
 
 
 @triton.jit
-def _lookup(
-    codes, low, tables, at, live, q, asked, FORM: tl.constexpr, WIDTH: tl.constexpr, BLOCKED: tl.constexpr
-):  # fmt: skip
-    """``sum over m of tables[query, m, code[m]]`` as (Q, N).
+def _lookup(codes, low, tables, at, live, q, asked, FORM: tl.constexpr, WIDTH: tl.constexpr):
+    """``sum over m of tables[query, m, code[m]]`` as (Q, N), two codes a byte, an even number of tables.
 
-    BYTES: a byte a code, 256 entries. PAIRS: two 4-bit codes a byte, 16 entries. NIBBLES: 8-bit codes as two columns of
-    nibbles, `codes` (high) and `low`, 256 entries. The tables of a pair are both there, a missing one being zero.
+    LUT4: 4-bit codes, 16 entries. LUT8: 8-bit codes as two columns of nibbles, `codes` (high) and `low`, 256 entries.
     """
-    ENTRIES: tl.constexpr = 16 if FORM == PAIRS else 256
-    PER_BYTE: tl.constexpr = 1 if FORM == BYTES else 2
-    table = tables + q.to(tl.int64)[:, None] * (WIDTH * PER_BYTE * ENTRIES)
+    ENTRIES: tl.constexpr = 16 if FORM == LUT4 else 256
+    table = tables + q.to(tl.int64)[:, None] * (2 * WIDTH * ENTRIES)
     raw = tl.zeros([q.shape[0], at.shape[0]], tl.float32)
     for j in range(WIDTH):
-        byte = tl.load(_byte(codes, at, j, WIDTH, BLOCKED), mask=live, other=0).to(tl.int32)
-        if FORM == BYTES:
-            raw += tl.load(table + j * ENTRIES + byte[None, :], mask=asked[:, None], other=0.0)
-        else:
-            first = byte & 15
-            second = byte >> 4
-            if FORM == NIBBLES:
-                fine = tl.load(_byte(low, at, j, WIDTH, BLOCKED), mask=live, other=0).to(tl.int32)
-                first = (first << 4) | (fine & 15)
-                second = (second << 4) | (fine >> 4)
-            raw += tl.load(table + 2 * j * ENTRIES + first[None, :], mask=asked[:, None], other=0.0)
-            raw += tl.load(table + (2 * j + 1) * ENTRIES + second[None, :], mask=asked[:, None], other=0.0)
+        byte = tl.load(_byte(codes, at, j, WIDTH, True), mask=live, other=0).to(tl.int32)
+        first = byte & 15
+        second = byte >> 4
+        if FORM == LUT8:
+            fine = tl.load(_byte(low, at, j, WIDTH, True), mask=live, other=0).to(tl.int32)
+            first = (first << 4) | (fine & 15)
+            second = (second << 4) | (fine >> 4)
+        raw += tl.load(table + 2 * j * ENTRIES + first[None, :], mask=asked[:, None], other=0.0)
+        raw += tl.load(table + (2 * j + 1) * ENTRIES + second[None, :], mask=asked[:, None], other=0.0)
     return raw
 
 
@@ -175,35 +168,47 @@ def _planes(
 
 
 @triton.jit
-def _score(
-    c0, c1, c2, c3, c4, c5, c6, c7, query, rest, levels, gain, scale, shift, weight, bias, mask, at, live, q, asked,
+def _raw(
+    c0, c1, c2, c3, c4, c5, c6, c7, query, rest, levels, gain, at, live, q, asked,
     FORM: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, VALUE: tl.constexpr,
-    BLOCKED: tl.constexpr, FACTORS: tl.constexpr, MASKED: tl.constexpr, STEP: tl.constexpr,
+    BLOCKED: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
-    """Score rows `at` (int64) for queries `q`: (Q, N), -inf where a row is not live or masked out."""
+    """Raw scores of rows `at` (int64) for queries `q`: (Q, N)."""
     if FORM == HAMMING:
         raw = _hamming(c0, query, at, live, q, asked, DIM, WIDTH, BLOCKED)
     elif FORM == DENSE:
         raw = _dense(c0, query, rest, levels, at, live, q, asked, DIM, VALUE, STEP)
     elif FORM == PLANES:
         raw = _planes(
-            c0, c1, c2, c3, c4, c5, c6, c7, query, rest, levels, at, live, q, asked,
-            DIM, WIDTH, BITS, VALUE, STEP,
-        )  # fmt: skip
+            c0, c1, c2, c3, c4, c5, c6, c7, query, rest, levels, at, live, q, asked, DIM, WIDTH, BITS, VALUE, STEP
+        )
     else:
-        raw = _lookup(c0, c1, query, at, live, q, asked, FORM, WIDTH, BLOCKED)
-    raw *= tl.load(gain + q, mask=asked, other=0.0)[:, None]
+        raw = _lookup(c0, c1, query, at, live, q, asked, FORM, WIDTH)
+    return raw * tl.load(gain + q, mask=asked, other=0.0)[:, None]
+
+
+@triton.jit
+def _allowed(mask, at, live):
+    """The bits of the bitset `mask` at `at`."""
+    byte = tl.load(mask + (at >> 3), mask=live, other=0).to(tl.int32)
+    return live & (((byte >> (at & 7).to(tl.int32)) & 1) != 0)
+
+
+@triton.jit
+def _finish(raw, at, live, q, asked, scale, shift, weight, bias, mask, FACTORS: tl.constexpr, MASKED: tl.constexpr):
+    """Raw scores (Q, N) to scores: row factors and query bias, -inf where a row is not live or masked out."""
+    finite = raw > float("-inf")
+    scores = tl.where(finite, raw, 0.0)
     if FACTORS >= 1:
-        raw *= tl.load(scale + at, mask=live, other=0.0).to(tl.float32)[None, :]
+        scores *= tl.load(scale + at, mask=live, other=0.0).to(tl.float32)[None, :]
     if FACTORS == 2:
         by_row = tl.load(shift + at, mask=live, other=0.0).to(tl.float32)
-        raw += by_row[None, :] * tl.load(weight + q, mask=asked, other=0.0)[:, None]
-    scores = raw + tl.load(bias + q, mask=asked, other=0.0)[:, None]
+        scores += by_row[None, :] * tl.load(weight + q, mask=asked, other=0.0)[:, None]
+    scores += tl.load(bias + q, mask=asked, other=0.0)[:, None]
     keep = live
     if MASKED:
-        bits = tl.load(mask + (at >> 3), mask=live, other=0).to(tl.int32)
-        keep = keep & (((bits >> (at & 7).to(tl.int32)) & 1) != 0)
-    return tl.where(keep[None, :] & (scores == scores), scores, float("-inf"))
+        keep = _allowed(mask, at, live)
+    return tl.where(keep[None, :] & finite & (scores == scores), scores, float("-inf"))
 
 
 @triton.jit
@@ -219,6 +224,13 @@ def _keep_best(best, scores, rows, K: tl.constexpr):
         both = tl.join(best, tl.topk(keys, K))
         best = tl.topk(tl.reshape(both, [best.shape[0], 2 * K]), K)
     return best
+
+
+@triton.jit
+def _write_scores(out, scores, rows, live, q, asked, n_rows):
+    """Store scores at ``out[query, row]``."""
+    to = q.to(tl.int64)[:, None] * n_rows + rows[None, :]
+    tl.store(out + to, scores, mask=asked[:, None] & live[None, :])
 
 
 @triton.jit
@@ -248,67 +260,69 @@ def scan_kernel(
         rows = (tl.program_id(0) * tiles + tile) * N + tl.arange(0, N)
         live = rows < n_rows
         at = start + rows.to(tl.int64)
-        scores = _score(
-            c0, c1, c2, c3, c4, c5, c6, c7, query, rest, levels, gain, scale, shift, weight, bias, mask,
-            at, live, q, asked, FORM, DIM, WIDTH, BITS, VALUE, BLOCKED, FACTORS, MASKED, STEP,
+        raw = _raw(
+            c0, c1, c2, c3, c4, c5, c6, c7, query, rest, levels, gain, at, live, q, asked,
+            FORM, DIM, WIDTH, BITS, VALUE, BLOCKED, STEP,
         )  # fmt: skip
+        scores = _finish(raw, at, live, q, asked, scale, shift, weight, bias, mask, FACTORS, MASKED)
         if K == 0:
-            to = q.to(tl.int64)[:, None] * n_rows + rows[None, :]
-            tl.store(out + to, scores, mask=asked[:, None] & live[None, :])
+            _write_scores(out, scores, rows, live, q, asked, n_rows)
         else:
             best = _keep_best(best, scores, rows, K)
     if K > 0:
         _write_best(out, best, q, asked, K)
 
 
-@triton.jit(do_not_specialize=["n_docs", "n_queries"])
+@triton.jit(do_not_specialize=["start", "n_docs"])
 def maxsim_kernel(
     c0, c1, c2, c3, c4, c5, c6, c7, query, rest, levels, gain, scale, shift, weight, bias, mask, out,
-    offsets, q_offsets, doc_mask, n_docs, n_queries,
+    offsets, q_offsets, token_mask, start, n_docs,
     FORM: tl.constexpr, DIM: tl.constexpr, WIDTH: tl.constexpr, BITS: tl.constexpr, VALUE: tl.constexpr,
-    BLOCKED: tl.constexpr, FACTORS: tl.constexpr, MASKED: tl.constexpr, DOCS_MASKED: tl.constexpr,
+    BLOCKED: tl.constexpr, FACTORS: tl.constexpr, MASKED: tl.constexpr, TOKENS_MASKED: tl.constexpr,
     K: tl.constexpr, D: tl.constexpr, Q: tl.constexpr, N: tl.constexpr, STEP: tl.constexpr,
 ):  # fmt: skip
     """Score `D` documents a program by ``sum over query tokens of max over document tokens``, and keep the best `K`.
 
     Document i holds rows ``offsets[i] .. offsets[i + 1]``, query a holds queries ``q_offsets[a] .. q_offsets[a + 1]``.
-    A masked token is -inf before the maximum; a document without a token left scores -inf. Grid:
-    (ceil(n_docs / D), n_queries); `out` as in `scan_kernel`, over documents.
+    A masked token is -inf before the maximum; a document without a token left scores -inf. Factors, bias and `mask`
+    are those of documents and queries. Grid: (ceil(n_docs / D), n_queries); `out` as in `scan_kernel`.
     """
     slots = tl.arange(0, D)
-    docs = tl.program_id(0) * D + slots
-    asking = tl.program_id(1) + tl.zeros([1], tl.int32)
     q_first = tl.load(q_offsets + tl.program_id(1)).to(tl.int32)
     q_last = tl.load(q_offsets + tl.program_id(1) + 1).to(tl.int32)
     found = tl.full([D], float("-inf"), tl.float32)
     for slot in range(D):
         doc = tl.program_id(0) * D + slot
-        first = tl.load(offsets + doc, mask=doc < n_docs, other=0)
-        length = (tl.load(offsets + doc + 1, mask=doc < n_docs, other=0) - first).to(tl.int32)
-        total = tl.full([1], 0.0, tl.float32)
+        inside = doc < n_docs
+        first = tl.load(offsets + start + doc, mask=inside, other=0)
+        length = (tl.load(offsets + start + doc + 1, mask=inside, other=0) - first).to(tl.int32)
+        total = 0.0
         for q0 in range(q_first, q_last, Q):
             q = q0 + tl.arange(0, Q)
             asked = q < q_last
             nearest = tl.full([Q], float("-inf"), tl.float32)
             for token in range(0, length, N):
                 rows = token + tl.arange(0, N)
-                scores = _score(
-                    c0, c1, c2, c3, c4, c5, c6, c7, query, rest, levels, gain, scale, shift, weight, bias, mask,
-                    first + rows.to(tl.int64), rows < length, q, asked,
-                    FORM, DIM, WIDTH, BITS, VALUE, BLOCKED, FACTORS, MASKED, STEP,
+                live = rows < length
+                at = first + rows.to(tl.int64)
+                raw = _raw(
+                    c0, c1, c2, c3, c4, c5, c6, c7, query, rest, levels, gain, at, live, q, asked,
+                    FORM, DIM, WIDTH, BITS, VALUE, BLOCKED, STEP,
                 )  # fmt: skip
-                nearest = tl.maximum(nearest, tl.max(scores, axis=1))
+                if TOKENS_MASKED:
+                    live = _allowed(token_mask, at, live)
+                nearest = tl.maximum(nearest, tl.max(tl.where(live[None, :], raw, float("-inf")), axis=1))
             total += tl.sum(tl.where(asked, nearest, 0.0), axis=0)
-        total = tl.where(length > 0, total, float("-inf"))
-        found = tl.where(slots == slot, total, found)
-    keep = docs < n_docs
-    if DOCS_MASKED:
-        bits = tl.load(doc_mask + (docs >> 3), mask=keep, other=0).to(tl.int32)
-        keep = keep & (((bits >> (docs & 7)) & 1) != 0)
-    scores = tl.where(keep, found, float("-inf"))[None, :]
-    everyone = asking < n_queries
+        found = tl.where((slots == slot) & (length > 0), total, found)
+    rows = tl.program_id(0) * D + slots
+    live = rows < n_docs
+    q = tl.program_id(1) + tl.zeros([1], tl.int32)
+    asked = q >= 0
+    scores = _finish(
+        found[None, :], start + rows.to(tl.int64), live, q, asked, scale, shift, weight, bias, mask, FACTORS, MASKED
+    )
     if K == 0:
-        to = asking.to(tl.int64)[:, None] * n_docs + docs[None, :]
-        tl.store(out + to, scores, mask=(docs < n_docs)[None, :])
+        _write_scores(out, scores, rows, live, q, asked, n_docs)
     else:
-        _write_best(out, _keep_best(tl.full([1, K], EMPTY_KEY, tl.int64), scores, docs, K), asking, everyone, K)
+        best = _keep_best(tl.full([1, K], EMPTY_KEY, tl.int64), scores, rows, K)
+        _write_best(out, best, q, asked, K)

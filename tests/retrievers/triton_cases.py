@@ -3,8 +3,6 @@
 It is a process of its own, since the interpreter has to be chosen before anything imports Triton.
 """
 
-from itertools import pairwise
-
 import numpy as np
 import pytest
 import torch
@@ -13,9 +11,10 @@ from ragq.compressors.minifloat import E4M3
 from ragq.compressors.scorers import DenseScorer, HammingScorer, LookupScorer, PlanesScorer
 from ragq.errors import InvalidArgumentError
 from ragq.layouts import Block, Layout
+from ragq.retrievers import kernels
 from ragq.retrievers import scan as cpu_scan
 from ragq.retrievers.device import DeviceScan
-from ragq.retrievers.kernels import triton_scan
+from ragq.retrievers.kernels import reference, triton_scan
 from ragq.select import pack_mask, topk
 
 Q = 3
@@ -37,6 +36,13 @@ def small_tiles(monkeypatch):
 
 def floats(*shape):
     return rng.standard_normal(shape).astype(np.float32)
+
+
+def find(scorer, block, k, mask=None, **scan):
+    """The answer of `triton_scan.topk` as arrays."""
+    return tuple(
+        part.numpy() for part in triton_scan.topk(scorer, triton_scan.move_block(block, "cpu"), k, mask, **scan)
+    )
 
 
 def codes_of(layout, rows, body=None):
@@ -61,10 +67,8 @@ def case(kernel, dim, factors):
         return HammingScorer(bias, bits, floats(Q), dim, **extra), layout
     if kernel == "lut4":
         return LookupScorer(bias, floats(Q, dim, 16), **extra), Layout("blocks", dim, 4, factors)
-    if kernel.startswith("lut8"):
-        return LookupScorer(bias, floats(Q, dim, 256), **extra), Layout(
-            "nibbles" if kernel == "lut8" else "rows", dim, 8, factors
-        )
+    if kernel == "lut8":
+        return LookupScorer(bias, floats(Q, dim, 256), **extra), Layout("nibbles", dim, 8, factors)
     if kernel.startswith("planes"):
         bits = 3
         levels = np.sort(floats(2**bits)) if kernel == "planes" else np.linspace(-0.9, 1.4, 2**bits, dtype=np.float32)
@@ -104,7 +108,7 @@ def assert_same(got, expected):
     assert np.array_equal(rows[~close], right_rows[~close])
 
 
-KERNELS = ["hamming", "hamming blocked", "lut4", "lut8", "lut8 rows", "planes", "planes even",
+KERNELS = ["hamming", "hamming blocked", "lut4", "lut8", "planes", "planes even",
            "dense_i8", "dense_f8", "dense_f16", "dense_bf16", "dense_f32", "dense_levels"]  # fmt: skip
 
 
@@ -114,7 +118,7 @@ def test_every_form_gives_the_rows_and_scores_of_the_reference(kernel, rows, dim
     scorer, layout = case(kernel, dim, factors)
     block = block_of(scorer, layout, rows)
     mask = pack_mask(rng.random(rows) < 0.6) if masked else None
-    assert_same(triton_scan.topk(scorer, block, 4, mask), scorer.topk(block, 4, mask))
+    assert_same(find(scorer, block, 4, mask), scorer.topk(block, 4, mask))
 
 
 def test_queries_beyond_a_tile_have_programs_of_their_own(monkeypatch):
@@ -122,17 +126,23 @@ def test_queries_beyond_a_tile_have_programs_of_their_own(monkeypatch):
     monkeypatch.setattr(triton_scan, "choose_tile", lambda *size: choose(*size) | {"Q": 2})
     scorer, layout = case("lut8", 3, 2)
     block = block_of(scorer, layout, 20)
-    assert_same(triton_scan.topk(scorer, block, 4), scorer.topk(block, 4))
+    assert_same(find(scorer, block, 4), scorer.topk(block, 4))
 
 
-@pytest.mark.parametrize("kernel", ["hamming", "dense_f8"])
-def test_scores_are_those_of_every_row(kernel):
-    scorer, layout = case(kernel, 64, 2)
-    block = block_of(scorer, layout, 33)
-    expected = scorer.score(block.codes())
-    scores = triton_scan.scores(scorer, block)
-    assert np.allclose(scores, expected, rtol=0, atol=2e-6 * np.abs(expected).max())
-    assert np.array_equal(triton_scan.scores(scorer, block, 5, 9), scores[:, 5:9])
+@pytest.mark.parametrize("kernel", ["hamming", "lut4", "lut8", "planes", "dense_i8"])
+def test_the_environment_variable_chooses_these_kernels_for_arrays(kernel, monkeypatch):
+    scorer, layout = case(kernel, 9, 2)
+    block = block_of(scorer, layout, 5)
+    monkeypatch.setenv("RAGQ_KERNEL", "triton")
+    assert_same(kernels.topk(scorer, block, 2, threads=2), scorer.topk(block, 2))
+
+
+def test_select_takes_the_best_of_scores_that_are_there():
+    scores = np.float32([[1, 3, 3, -np.inf, 2], [0, 0, 0, 0, 0]])
+    for mask in (None, pack_mask(np.array([1, 0, 1, 1, 1], bool))):
+        got, rows = triton_scan.select(scores, k=6, mask=mask)
+        right, expected = topk(scores, 6, mask)
+        assert np.array_equal(got, right) and np.array_equal(rows, expected)
 
 
 def test_equal_scores_come_in_row_order_across_tiles_and_programs():
@@ -140,7 +150,7 @@ def test_equal_scores_come_in_row_order_across_tiles_and_programs():
     scorer = HammingScorer(np.zeros(1, np.float32), bits, np.ones(1, np.float32), 2)
     codes = (np.arange(100, dtype=np.uint8) % 33 != 0).astype(np.uint8)[:, None]
     block = Block.from_codes(Layout("rows", 1), codes)
-    scores, rows = triton_scan.topk(scorer, block, 7)
+    scores, rows = find(scorer, block, 7)
     assert rows.tolist() == [[0, 33, 66, 99, 1, 2, 3]]
     assert scores.tolist() == [[2, 2, 2, 2, 0, 0, 0]]
 
@@ -148,11 +158,11 @@ def test_equal_scores_come_in_row_order_across_tiles_and_programs():
 def test_few_rows_no_rows_and_no_allowed_rows_are_padded():
     scorer, layout = case("lut4", 5, 0)
     block = block_of(scorer, layout, 3)
-    assert_same(triton_scan.topk(scorer, block, 6), scorer.topk(block, 6))
+    assert_same(find(scorer, block, 6), scorer.topk(block, 6))
     for answer in (
-        triton_scan.topk(scorer, block_of(scorer, layout, 0), 2),
-        triton_scan.topk(scorer, block, 2, pack_mask(np.zeros(3, bool))),
-        triton_scan.topk(scorer, block, 2, start=3),
+        find(scorer, block_of(scorer, layout, 0), 2),
+        find(scorer, block, 2, pack_mask(np.zeros(3, bool))),
+        find(scorer, block, 2, start=3),
     ):
         assert np.array_equal(answer[1], np.full((Q, 2), -1))
         assert np.array_equal(answer[0], np.full((Q, 2), -np.inf, np.float32))
@@ -162,7 +172,7 @@ def test_k_above_what_registers_hold_is_sorted_from_all_scores():
     scorer, layout = case("lut4", 5, 1)
     block = block_of(scorer, layout, 150)
     mask = pack_mask(np.arange(150) != 7)
-    assert_same(triton_scan.topk(scorer, block, 140, mask), scorer.topk(block, 140, mask))
+    assert_same(find(scorer, block, 140, mask), scorer.topk(block, 140, mask))
 
 
 def test_a_range_of_rows_answers_with_the_rows_numbers_in_the_block():
@@ -170,7 +180,7 @@ def test_a_range_of_rows_answers_with_the_rows_numbers_in_the_block():
     block = block_of(scorer, layout, 100)
     mask = np.zeros(100, bool)
     mask[37:90] = True
-    assert_same(triton_scan.topk(scorer, block, 5, start=37, stop=90), scorer.topk(block, 5, pack_mask(mask)))
+    assert_same(find(scorer, block, 5, start=37, stop=90), scorer.topk(block, 5, pack_mask(mask)))
 
 
 def test_columns_of_more_than_two_gigabytes_are_addressed_in_64_bits(tmp_path, monkeypatch):
@@ -192,33 +202,24 @@ def test_tensors_go_in_and_out_without_a_copy():
     block = block_of(scorer, layout, 40)
     moved = triton_scan.move_block(block, "cpu")
     assert triton_scan.move_block(moved, "cpu").columns["codes"] is moved.columns["codes"]
-    operands = triton_scan.open_block(scorer, moved, None)[1]
-    assert operands.tensors[0].data_ptr() == moved.columns["codes"].data_ptr()
+    assert triton_scan.to_tensor(moved.columns["factor0"], torch.device("cpu")) is moved.columns["factor0"]
     scores, rows = triton_scan.topk(scorer, moved, 3)
     assert isinstance(scores, torch.Tensor) and isinstance(rows, torch.Tensor)
     assert_same((scores.numpy(), rows.numpy()), scorer.topk(block, 3))
 
 
-@pytest.mark.parametrize("kernel", ["dense_f16", "lut8"])
-def test_maxsim_sums_the_best_token_of_each_query_token(kernel):
-    lengths = np.array([3, 0, 33, 1, 2])
-    offsets, query_offsets = np.r_[0, np.cumsum(lengths)], np.array([0, 2, 3])
-    scorer, layout = case(kernel, 12, 1)
-    block = block_of(scorer, layout, int(offsets[-1]))
-    tokens = rng.random(block.rows) < 0.8
-    tokens[3 + 33] = False  # the only token of document 3
-    docs = np.arange(5) != 4
-    scores = np.where(tokens, scorer.score(block.codes()), -np.inf)
-    right = np.array(
-        [
-            [scores[a:b, i:j].max(axis=1, initial=-np.inf).sum() for i, j in pairwise(offsets)]
-            for a, b in pairwise(query_offsets)
-        ],
-        np.float32,
-    )
-    for k in (2, 200):
-        got = triton_scan.maxsim(scorer, block, offsets, query_offsets, k, pack_mask(docs), pack_mask(tokens))
-        assert_same(got, topk(right, k, pack_mask(docs)))
+@pytest.mark.parametrize(("dtype", "k"), [("i1", 2), ("f2", 200)])
+def test_maxsim_sums_the_best_token_of_each_query_token(dtype, k):
+    offsets, query_offsets = np.array([0, 3, 3, 36, 37, 39]), np.array([0, 2, 3])
+    scorer, layout = case("dense_i8" if dtype == "i1" else "dense_f16", 12, 0)
+    codes = block_of(scorer, layout, 39).columns["codes"]
+    tokens = rng.random(39) < 0.8
+    tokens[36] = False  # the only token of document 3
+    scan = {
+        "dtype": dtype, "offsets": offsets, "query_offsets": query_offsets, "k": k, "rows": 5, "bias": floats(2),
+        "token_mask": pack_mask(tokens), "mask": pack_mask(np.arange(5) != 4), "scale": np.float16([1, 2, 3, 4, 5]),
+    }  # fmt: skip
+    assert_same(triton_scan.maxsim(codes, scorer.queries, **scan), reference.maxsim(codes, scorer.queries, **scan))
 
 
 def test_a_device_scan_answers_as_the_cpu_scan_does():
@@ -235,4 +236,4 @@ def test_a_layout_without_a_kernel_is_refused_by_name():
     scorer, _ = case("dense_i8", 8, 0)
     block = Block.from_codes(Layout("planes", 8, 2), codes_of(Layout("planes", 8, 2), 4))
     with pytest.raises(InvalidArgumentError, match=r"No Triton kernel scans DenseScorer over the layout 'planes:8x2"):
-        triton_scan.topk(scorer, block, 2)
+        find(scorer, block, 2)
