@@ -18,13 +18,22 @@ from typing import TYPE_CHECKING, ClassVar, Self
 import numpy as np
 from numpy.typing import NDArray
 
-from ragq.layouts import Block, from_planes
+from ragq.layouts import Block, from_planes, from_ragged_planes
 from ragq.select import merge_topk, topk
 
 if TYPE_CHECKING:
     from ragq.compressors.base import Compressor
 
-__all__ = ["DenseScorer", "HammingScorer", "LookupScorer", "NormScorer", "PlanesScorer", "Scorer", "factor"]
+__all__ = [
+    "DenseScorer",
+    "HammingScorer",
+    "LookupScorer",
+    "NormScorer",
+    "PlanesScorer",
+    "RaggedPlanesScorer",
+    "Scorer",
+    "factor",
+]
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
@@ -201,6 +210,36 @@ class PlanesScorer(LinearScorer):
 
     def raw(self, body: Codes) -> Floats:
         return self.queries @ self.levels[self.unpack(body)].T
+
+
+@dataclass(frozen=True)
+class RaggedPlanesScorer(LinearScorer):
+    """Bit planes whose dimensions have different numbers of bits: ``raw = queries @ levels[code]``.
+
+    Attributes
+    ----------
+    queries : ndarray of float32, shape (n_queries, widths[0])
+        In the order of the codes, the level scale of each dimension folded in.
+    levels : ndarray of float32, shape (2**(bits + 1) - 2,)
+        The levels of 1-bit dimensions, then those of 2 bits, and so on: code `c` of a `b`-bit dimension stands for
+        ``levels[2**b - 2 + c]``; ascending in each table.
+    widths : tuple of int
+        Dimensions of each plane, descending; a dimension has as many bits as there are widths above it.
+    """
+
+    queries: Floats
+    levels: Floats
+    widths: tuple[int, ...]
+
+    kernel = "ragged_planes"
+
+    def values(self, body: Codes) -> Floats:
+        """Return the levels of rows, `(n, widths[0])`."""
+        bits = (np.arange(self.widths[0])[:, None] < np.array(self.widths)).sum(axis=1)
+        return self.levels[from_ragged_planes(body, self.widths) + (2**bits - 2)]
+
+    def raw(self, body: Codes) -> Floats:
+        return self.queries @ self.values(body).T
 
 
 @dataclass(frozen=True)

@@ -20,13 +20,24 @@ from __future__ import annotations
 
 import re
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from ragq.errors import InvalidArgumentError
 
-__all__ = ["BLOCK_ROWS", "ROW_PADDING", "Block", "Layout", "from_blocks", "from_planes", "to_blocks", "to_planes"]
+__all__ = [
+    "BLOCK_ROWS",
+    "ROW_PADDING",
+    "Block",
+    "Layout",
+    "from_blocks",
+    "from_planes",
+    "from_ragged_planes",
+    "to_blocks",
+    "to_planes",
+]
 
 BLOCK_ROWS = 32
 ROW_PADDING = 64  # so that every column is a whole number of 64-byte lines
@@ -88,7 +99,7 @@ def to_planes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
 
     Parameters
     ----------
-    codes : ndarray of uint8, shape (n, dim)
+    codes : ndarray of uint8 (or uint16 above 8 bits), shape (n, dim)
         One code below ``2**bits`` an element.
     bits : int
 
@@ -101,12 +112,32 @@ def to_planes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
     return np.concatenate(planes, axis=1)
 
 
-def from_planes(body: NDArray[np.uint8], dim: int, bits: int) -> NDArray[np.uint8]:
-    """Undo `to_planes`: return the `(n, dim)` codes."""
-    planes = body.reshape(len(body), bits, -(-dim // 8))
-    codes = np.zeros((len(body), dim), np.uint8)
-    for b in range(bits):
-        codes = (codes << 1) | np.unpackbits(planes[:, b], axis=1, count=dim, bitorder="little")
+def from_planes(body: NDArray[np.uint8], dim: int, bits: int) -> NDArray[Any]:
+    """Undo `to_planes`: return the `(n, dim)` codes, uint8 (uint16 above 8 bits)."""
+    return from_ragged_planes(body, (dim,) * bits)
+
+
+def from_ragged_planes(body: NDArray[np.uint8], widths: tuple[int, ...]) -> NDArray[Any]:
+    """Return codes of which plane `p` holds a bit for the first ``widths[p]`` dimensions only.
+
+    Parameters
+    ----------
+    body : ndarray of uint8, shape (n, sum of ceil(width / 8))
+        Plane by plane, the most significant bit first.
+    widths : tuple of int
+        Descending; a dimension has as many bits as there are widths above it.
+
+    Returns
+    -------
+    ndarray of uint8 (uint16 above 8 bits), shape (n, widths[0])
+    """
+    codes = np.zeros((len(body), widths[0]), np.uint8 if len(widths) <= 8 else np.uint16)
+    at = 0
+    for width in widths:
+        plane = body[:, at : at + -(-width // 8)]
+        part = codes[:, :width]
+        part[:] = (part << 1) | np.unpackbits(plane, axis=1, count=width, bitorder="little")
+        at += plane.shape[1]
     return codes
 
 
@@ -124,29 +155,48 @@ class Layout:
         Bits a code; 8 for ``rows`` and ``nibbles``, 4 for ``blocks``.
     factors : int
         fp16 numbers a row, after the codes.
+    widths : tuple of int
+        For ``planes`` whose dimensions have different numbers of bits: the dimensions of each plane, descending from
+        `count`. Empty when every plane holds all.
     """
 
     kind: str
     count: int
     bits: int = 8
     factors: int = 0
+    widths: tuple[int, ...] = ()
 
     def __str__(self) -> str:
-        return f"{self.kind}:{self.count}x{self.bits}+{self.factors}"
+        widths = "@" + "/".join(map(str, self.widths)) if self.widths else ""
+        return f"{self.kind}:{self.count}x{self.bits}+{self.factors}{widths}"
 
     @classmethod
     def parse(cls, text: str) -> Layout:
         """Read what `str` printed; raise `InvalidArgumentError` on anything else."""
-        match = re.fullmatch(r"(\w+):(\d{1,9})x(\d{1,2})\+(\d{1,2})", text)
+        match = re.fullmatch(r"(\w+):(\d{1,9})x(\d{1,2})\+(\d{1,2})(?:@(\d{1,9}(?:/\d{1,9}){0,98}))?", text)
         if not match or match[1] not in KINDS:
             raise InvalidArgumentError(f"Unknown code layout '{text}'; expected one of {', '.join(KINDS)}.")
-        return cls(match[1], int(match[2]), int(match[3]), int(match[4]))
+        widths = tuple(map(int, match[5].split("/"))) if match[5] else ()
+        if widths and (
+            match[1] != "planes"
+            or len(widths) != int(match[3])
+            or sorted((int(match[2]), *widths))[::-1][1:] != [*widths]
+        ):
+            raise InvalidArgumentError(
+                f"Bad code layout '{text}': the widths of its planes must descend from the count."
+            )
+        return cls(match[1], int(match[2]), int(match[3]), int(match[4]), widths)
+
+    @property
+    def plane_bytes(self) -> tuple[int, ...]:
+        """Bytes a row of each bit plane, for ``planes``."""
+        return tuple(-(-width // 8) for width in self.widths or (self.count,) * self.bits)
 
     @property
     def width(self) -> int:
         """Bytes of codes in a row code, factors apart."""
         if self.kind == "planes":
-            return self.bits * -(-self.count // 8)
+            return sum(self.plane_bytes)
         return -(-self.count * self.bits // 8)
 
     @property
@@ -160,7 +210,7 @@ class Layout:
         if self.kind == "nibbles":
             codes = dict.fromkeys(("high", "low"), -(-self.count // 2))
         elif self.kind == "planes":
-            codes = dict.fromkeys((f"plane{b}" for b in range(self.bits)), -(-self.count // 8))
+            codes = {f"plane{b}": width for b, width in enumerate(self.plane_bytes)}
         else:
             codes = {"codes": self.width}
         return codes | {f"factor{i}": 2 for i in range(self.factors)}
@@ -179,9 +229,8 @@ class Layout:
         elif self.kind == "nibbles":
             packed["high"], packed["low"] = to_blocks(body >> 4), to_blocks(body & 15)
         else:
-            plane = -(-self.count // 8)
-            for b in range(self.bits):
-                part = body[:, b * plane : (b + 1) * plane]
+            ends = np.cumsum(self.plane_bytes)
+            for b, part in enumerate(np.split(body, ends[:-1], axis=1)):
                 packed[f"plane{b}"] = np.ascontiguousarray(part) if b else bytes_to_blocks(part)
         for i in range(self.factors):
             at = self.width + 2 * i
@@ -202,10 +251,10 @@ class Layout:
         elif self.kind == "nibbles":
             body[:] = (from_blocks(part["high"], self.width) << 4) | from_blocks(part["low"], self.width)
         else:
-            plane = -(-self.count // 8)
-            for b in range(self.bits):
+            ends = np.cumsum(self.plane_bytes)
+            for b, rows in enumerate(np.split(body, ends[:-1], axis=1)):
                 column = part[f"plane{b}"]
-                body[:, b * plane : (b + 1) * plane] = column if b else bytes_from_blocks(column)
+                rows[:] = column if b else bytes_from_blocks(column)
         for i in range(self.factors):
             at = self.width + 2 * i
             codes[:, at : at + 2] = part[f"factor{i}"]
