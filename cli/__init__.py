@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import sys
 from importlib import import_module
 
@@ -74,15 +75,13 @@ def main() -> None:
     except RagqError as error:
         click.echo(f"Error: {error}", err=True)
         status = 1
-    except click.exceptions.NoArgsIsHelpError as error:
-        error.show()
-        status = 2
     except click.ClickException as error:
         error.show()
         status = error.exit_code
     except (click.Abort, KeyboardInterrupt):
         click.echo("Interrupted.", err=True)
         status = 1
-    except BrokenPipeError:
+    except BrokenPipeError:  # whoever read the output has enough: nothing more is written, also not at exit
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
         status = 1
     sys.exit(status if isinstance(status, int) else 0)

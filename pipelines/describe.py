@@ -7,6 +7,7 @@ from typing import Any
 from ragq.compressors import Compressor
 from ragq.manifest import FORMAT, MANIFEST
 from ragq.snapshot import Snapshot
+from ragq.storage import storage_errors
 
 __all__ = ["describe"]
 
@@ -16,7 +17,8 @@ def describe(snapshot: Snapshot, compressor: Compressor, *, compact_due: bool) -
     manifest, folder = snapshot.manifest, snapshot.folder
 
     def measured(names: list[str]) -> int:
-        return sum((folder / name).stat().st_size for name in names)
+        with storage_errors(folder, "measure the files of"):
+            return sum((folder / name).stat().st_size for name in names)
 
     parts = {
         "codes": measured([s.codes.name for s in manifest.shards]),

@@ -3,19 +3,29 @@
 from __future__ import annotations
 
 import json
-from collections.abc import Sequence
+from collections.abc import Iterable, Sequence
 from typing import Any
 
 import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ragq.errors import InvalidArgumentError
 from ragq.snapshot import Snapshot
 from ragq.types import Document
 
-__all__ = ["COLUMNS", "fetch", "join_passages"]
+__all__ = ["COLUMNS", "check_ids", "fetch", "join_passages"]
 
 COLUMNS = ["id", "passage", "title", "text", "metadata", "start", "source"]
+
+
+def check_ids(ids: str | Iterable[str]) -> list[str]:
+    """Return document ids as a list, one id as a list of one."""
+    wanted = [ids] if isinstance(ids, str) else list(ids)
+    for given in wanted:
+        if not isinstance(given, str):
+            raise InvalidArgumentError(f"An id must be a string. Got {given!r}.")
+    return wanted
 
 
 def fetch(snapshot: Snapshot, rows: NDArray[np.int64], columns: Sequence[str]) -> pa.Table:

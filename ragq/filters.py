@@ -1,7 +1,8 @@
 """`where`: which documents a search or a delete may touch.
 
 A filter is a dict in the style of MongoDB or a pyarrow compute expression. It speaks of the keys of a document's
-metadata and of ``id``, ``title``, ``text`` and ``source``; a metadata key of the same name wins.
+metadata and of ``id``, ``title``, ``text`` and ``source``; where a document has a metadata key of the same name, that
+one counts.
 
 =====================================  ==============================================================================
 ``{"lang": "en"}``                     equal; several keys must all hold
@@ -58,6 +59,8 @@ def check_where(where: Where | None) -> Where | None:
     if not isinstance(where, Mapping):
         raise InvalidArgumentError(f"'where' must be a mapping or a pyarrow expression. Got {type(where).__name__}.")
     for key, value in where.items():
+        if not isinstance(key, str):
+            raise InvalidArgumentError(f"The keys of 'where' must be strings. Got {key!r}.")
         if key in ("$and", "$or"):
             if not isinstance(value, (list, tuple)) or not value:
                 raise InvalidArgumentError(f"'{key}' takes a list of filters. Got {value!r}.")
@@ -154,8 +157,9 @@ def column(shard: Shard, name: str) -> Values:
     cache = shard.fields
     if name not in cache:
         values = [MISSING if (v := record.get(name)) is None else v for record in metadata(shard)]
-        if name in OWN_FIELDS and all(v is MISSING for v in values):
-            values = [v for batch in shard.docs_batches([name]) for v in batch.column(0).to_pylist()]
+        if name in OWN_FIELDS:  # the rule holds document by document, however they lie in shards
+            own = (v for batch in shard.docs_batches([name]) for v in batch.column(0).to_pylist())
+            values = [mine if v is MISSING else v for v, mine in zip(values, own, strict=True)]
         cache[name] = values
     return cache[name]
 

@@ -167,14 +167,13 @@ class Reader:
     def checked(self, document: Document, where: str) -> Document | None:
         """Return a document that has something to embed and can be stored; None when it is left out (and counted)."""
         try:
-            size = len(document.id.encode())
+            _ = document.id.isascii() or document.id.encode()
             _ = document.text.isascii() or document.text.encode()
             _ = document.title.isascii() or document.title.encode()
         except UnicodeEncodeError:  # a lone surrogate, as in "\ud800"
             self.skip("not UTF-8", where, fault=True)
             return None
-        if size > MAX_ID_BYTES or size == 0:
-            raise InvalidArgumentError(f"{where}: an id must have 1 byte to 64 KiB. Got {size:,} bytes.")
+        check_id(document.id, where)
         if not self.options.aligned and not document.text.strip() and not document.title.strip():
             self.skip("empty", where)
             return None
@@ -195,6 +194,13 @@ class Reader:
         if not isinstance(value, str):
             raise InvalidArgumentError(f"{where}: '{name}' must be a string. Got {type(value).__name__}.")
         return value
+
+
+def check_id(name: str, where: str) -> None:
+    """Raise `InvalidArgumentError` on an id that is empty or too long."""
+    size = len(name.encode("utf-8", "surrogatepass"))
+    if size > MAX_ID_BYTES or size == 0:
+        raise InvalidArgumentError(f"{where}: an id must have 1 byte to 64 KiB. Got {size:,} bytes.")
 
 
 def _metadata(value: object, where: str) -> Mapping[str, Any]:

@@ -13,6 +13,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ragq.errors import InvalidArgumentError
 from ragq.pipelines.readers import arrow
+from ragq.pipelines.readers.base import check_id
 from ragq.pipelines.readers.ids import TABLES, open_ids, split_column
 from ragq.pipelines.readers.npy import NpyFile
 from ragq.types import Document
@@ -112,7 +113,9 @@ class Embeddings:
             An id that came with the rows is not the one of its document.
         """
         if documents is None:
-            yield from (Document(name, "") for name in self.ids(skip))
+            for row, name in enumerate(self.ids(skip), skip):
+                check_id(name, f"Row {row} of {self.name}")
+                yield Document(name, "")
             return
         names = self.ids(skip) if self.has_ids else None
         for row, document in enumerate(documents, skip):
