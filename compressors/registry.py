@@ -28,6 +28,7 @@ MODULES = {
     "PCA": "reduction",
     "RP": "reduction",
     "MRL": "reduction",
+    "AE": "autoencoder",
 }
 
 _registered: list[type[Stage]] = []

@@ -85,9 +85,12 @@ def all_specs() -> list[str]:
 
 
 def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
-    if "spec" in metafunc.fixturenames:
+    """Run a test that takes `spec` for all specs, and `stage_class` for all classes, unless it says for which."""
+    marks = [mark.args[0] for mark in metafunc.definition.iter_markers("parametrize")]
+    given = {name.strip() for names in marks for name in (names.split(",") if isinstance(names, str) else names)}
+    if "spec" in metafunc.fixturenames and "spec" not in given:
         metafunc.parametrize("spec", all_specs())
-    if "stage_class" in metafunc.fixturenames:
+    if "stage_class" in metafunc.fixturenames and "stage_class" not in given:
         metafunc.parametrize("stage_class", stage_classes(), ids=lambda cls: cls.__name__)
 
 
