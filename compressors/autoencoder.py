@@ -7,8 +7,8 @@
     <q, x> ~ <q, mean> + <D' q, z>                                           so scores need no decoding
 
 `W` and `D` start as the leading principal components and `V` as zero, so training starts from PCA and can only leave it
-for a lower loss. With a linear decoder PCA already has the least squared error; what is left to gain is the ranking. The
-loss is therefore the Kullback-Leibler divergence between the softmax of true and of reconstructed similarities within a
+for a lower loss. With a linear decoder PCA already has the least squared error; what is left to gain is the ranking.
+The loss is therefore the Kullback-Leibler divergence between the softmax of true and of reconstructed similarities within a
 batch (the embeddings to each other, and to the queries where `fit` gets some), plus the relative squared error.
 
 Bytes per vector are those of the quantizer that follows, at the smaller dimension.
@@ -51,6 +51,7 @@ class AE(Reduction):
 
     forms = ("AE{n_components}",)
     examples = ("AE8(hidden=16,steps=20),F32", "AE16(hidden=32,steps=20),FP8")
+    menu = ("AE{4},FP8", "AE{8},FP8")
     state_names = ("mean_", "linear_", "hidden_weight_", "hidden_bias_", "output_weight_", "output_bias_", "decoder_")
 
     mean_: Floats  # (dim,)

@@ -57,7 +57,7 @@ class Stage(ABC):
 
     forms: ClassVar[tuple[str, ...]]  # how the spec spells the stage, as "PQ{m}x{bits}"; see `ragq.compressors.spec`
     examples: ClassVar[tuple[str, ...]] = ()  # whole specs that the conformance suite runs at dim 64 and 300 rows
-    menu: ClassVar[tuple[str, ...]] = ()  # specs that `ragq codecs` lists; "{2}" is half the dimensions
+    menu: ClassVar[tuple[str, ...]] = ()  # specs for `ragq codecs`, "{2}" for half the dimensions; else examples[0]
     state_names: ClassVar[tuple[str, ...]] = ()
     state_dtypes: ClassVar[dict[str, str]] = {}  # where a state array is not float32
     minimum_rows: int = 1  # rows that `fit` needs; a property where it depends on the config

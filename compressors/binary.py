@@ -45,6 +45,7 @@ class BIN(Quantizer):
 
     forms = ("BIN",)
     examples = ("BIN", "BIN(symmetric)", "BIN(centred)", "BIN(centred,length)", "BIN(symmetric,centred,length)")
+    menu = ("BIN", "BIN(centred,length)")
     state_names = ("mean_", "scale_")
 
     mean_: Floats  # (dim,)

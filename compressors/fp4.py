@@ -67,6 +67,7 @@ class FP4(Quantizer):
 
     forms = ("FP4",)
     examples = ("FP4", "FP4(block=16)", "PCA30,FP4")
+    menu = ("FP4", "FP4(block=16)")
     state_names = ("scale_",)
 
     scale_: Floats  # (1,), a power of two: what a block's scale is multiplied by before it is rounded

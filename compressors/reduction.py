@@ -101,6 +101,7 @@ class PCA(LinearReduction):
 
     forms = ("PCA{n_components}",)
     examples = ("PCA16,FP8", "PCA50%,F32", "PCA24(centred=false),INT8", "PCA64,BIN")
+    menu = ("PCA{2},FP8", "PCA{3},FP8", "PCA{4},FP8", "PCA{2},FP4")
 
     def __init__(self, n_components: int | str, centred: bool = True) -> None:
         super().__init__(n_components)
@@ -135,6 +136,7 @@ class RP(LinearReduction):
 
     forms = ("RP{n_components}",)
     examples = ("RP32,F32", "RP50%,FP8")
+    menu = ("RP{2},FP8",)
 
     def _fit(self, x: Floats, queries: Floats | None, qrels: Any, rng: np.random.Generator) -> None:
         basis, triangle = np.linalg.qr(rng.normal(size=(self.dim, self.dim_out)))
@@ -156,6 +158,7 @@ class MRL(Reduction):
 
     forms = ("MRL{n_components}",)
     examples = ("MRL32,F32", "MRL50%,FP8", "MRL32(renormalise=false),INT8")
+    menu = ("MRL{2},FP8",)
 
     def __init__(self, n_components: int | str, renormalise: bool = True) -> None:
         super().__init__(n_components)
