@@ -42,17 +42,15 @@ def show(offers: list[Offer], dim: int) -> None:
     from rich.table import Table
 
     table = Table(title=f"{dim} dimensions, {4 * dim:,} bytes as float32", title_justify="left", box=None)
-    table.add_column("spec", style="bold", no_wrap=True)
-    for name in ("bytes", "bits/dim", "smaller", "1M vectors"):
-        table.add_column(name, justify="right", no_wrap=True)
+    rows = [
+        (o.spec, f"{o.code_bytes:,}", f"{o.bits_per_dim:.3g}", f"{o.ratio:.3g}x", f"{o.code_bytes:,} MB", o.summary)
+        for o in offers
+    ]
+    titles = ("spec", "bytes", "bits/dim", "smaller", "1M vectors")
+    for position, title in enumerate(titles):
+        width = max([len(title), *(len(row[position]) for row in rows)])
+        table.add_column(title, justify="right" if position else "left", min_width=width, no_wrap=True)
     table.add_column("what it is", overflow="ellipsis", no_wrap=True)
-    for offer in offers:
-        table.add_row(
-            offer.spec,
-            f"{offer.code_bytes:,}",
-            f"{offer.bits_per_dim:.3g}",
-            f"{offer.ratio:.3g}x",
-            f"{offer.code_bytes:,} MB",
-            offer.summary,
-        )
+    for row in rows:
+        table.add_row(*row)
     Console().print(table)

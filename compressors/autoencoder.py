@@ -8,8 +8,8 @@
 
 `W` and `D` start as the leading principal components and `V` as zero, so training starts from PCA and can only leave it
 for a lower loss. With a linear decoder PCA already has the least squared error; what is left to gain is the ranking.
-The loss is therefore the Kullback-Leibler divergence between the softmax of true and of reconstructed similarities within a
-batch (the embeddings to each other, and to the queries where `fit` gets some), plus the relative squared error.
+The loss is therefore the Kullback-Leibler divergence between the softmax of true and of reconstructed similarities
+within a batch (the embeddings to each other, and to the queries where `fit` gets some), plus the squared error.
 
 Bytes per vector are those of the quantizer that follows, at the smaller dimension.
 """
