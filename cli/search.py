@@ -23,19 +23,37 @@ from ragq.cli.options import echo_json, given, index_argument, json_option, mode
     show_default=True,
     help="The beginning of each passage, all of it, or ids and scores alone.",
 )
+@click.option("--hybrid", is_flag=True, help="Fuse with a search for the question's words (extra 'hybrid').")
+@click.option("--rerank", metavar="MODEL", help="Order the candidates by a cross encoder: its name or folder.")
+@click.option("--select", type=click.Choice(["mmr", "coverage", "unique"]), help="Choose passages that differ.")
+@click.option("--expand", type=click.Choice(["neighbours", "pagerank"]), help="Add neighbours of the best passages.")
 @model_options
 @json_option
-def search(index: Path, query: str, k: int, where: str | None, show: str, as_json: bool, **options: Any) -> None:
+def search(
+    index: Path,
+    query: str,
+    k: int,
+    where: str | None,
+    show: str,
+    hybrid: bool,
+    rerank: str | None,
+    select: str | None,
+    expand: str | None,
+    as_json: bool,
+    **options: Any,
+) -> None:
     """Search INDEX with a question; best passage first.
 
     \b
     ragq search docs.ragq "how is a shard written?"
     ragq search docs.ragq "release notes" -k 10 --where '{"suffix": ".md"}' --json
+    ragq search docs.ragq "who likes Joshua Trees?" --hybrid
     """
     import ragq
 
     opened = ragq.open(index, **given(**options))
-    hits = opened.search(query, k=k, where=parse_where(where))
+    stages = given(hybrid=hybrid or None, rerank=rerank, select=select, expand=expand)
+    hits = opened.search(query, k=k, where=parse_where(where), **stages)
     if as_json:
         echo_json([dataclasses.asdict(hit) | {"metadata": dict(hit.metadata)} for hit in hits])
         return

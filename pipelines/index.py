@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
@@ -11,7 +10,7 @@ from typing import Any, Self, overload
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ragq.checks import check_embeddings, check_int
+from ragq.checks import check_int
 from ragq.compressors import Compressor
 from ragq.embedders import Embedder, load_embedder, same_model
 from ragq.errors import IncompatibleIndexError, InvalidArgumentError
@@ -19,12 +18,10 @@ from ragq.filters import Where, check_where, matching_rows
 from ragq.manifest import Manifest
 from ragq.pipelines.build import SHARD_BYTES, SHARD_ROWS, BuildReport
 from ragq.pipelines.changes import Changes, add_documents, compact_shards
-from ragq.pipelines.documents import COLUMNS, check_ids, fetch, join_passages
-from ragq.pipelines.feeds import normalized
-from ragq.pipelines.fitting import load_compressor
+from ragq.pipelines.documents import check_ids
 from ragq.pipelines.progress import Progress, silent
-from ragq.retrievers.scan import scan
-from ragq.select import pack_mask
+from ragq.pipelines.search import read_stages
+from ragq.pipelines.view import View, rankings_of
 from ragq.snapshot import Snapshot
 from ragq.storage import check_local
 from ragq.transaction import Transaction
@@ -99,23 +96,19 @@ class Index:
         self._embedder: Embedder | None = None
         self._embedder_lock = threading.Lock()
         self.report: BuildReport | None = None  # what the build did, when `ragq.build` made this object
-        self._load(Snapshot(self.path))
+        self._view = View(Snapshot(self.path))
         if model is not None and not isinstance(model, (str, Path)):
             _ = self.embedder  # an object costs nothing to compare now; a name is loaded when it is needed
-
-    def _load(self, snapshot: Snapshot) -> None:
-        compressor = load_compressor(self.path, snapshot.manifest, snapshot.state())
-        self._view: tuple[Snapshot, Compressor] = (snapshot, compressor)
 
     @property
     def manifest(self) -> Manifest:
         """What the index is at the generation that this object shows."""
-        return self._view[0].manifest
+        return self._view.manifest
 
     @property
     def compressor(self) -> Compressor:
         """The fitted compressor."""
-        return self._view[1]
+        return self._view.compressor
 
     @property
     def embedder(self) -> Embedder:
@@ -171,32 +164,32 @@ class Index:
 
     def __iter__(self) -> Iterator[Document]:
         """Yield the documents in insertion order."""
-        for shard in self._view[0].shards:
-            rows: list[dict[str, Any]] = []
-            start = 0
-            for batch in shard.docs_batches(COLUMNS):
-                for row, fields in enumerate(batch.to_pylist(), start):
-                    if fields["passage"] == 0 and rows:
-                        yield join_passages(rows)
-                        rows = []
-                    if shard.deleted is None or not shard.deleted[row]:
-                        rows.append(fields)
-                start += batch.num_rows
-            if rows:
-                yield join_passages(rows)
+        return self._view.documents()
 
     @overload
-    def search(
-        self, query: str, k: int = 10, where: Where | None = None, *, threads: int | None = None
+    def search(  # type: ignore[overload-overlap]  # a str is a sequence of str to a type checker
+        self, query: str, k: int = 10, where: Where | None = None, *, threads: int | None = None, **stages: Any
     ) -> list[Hit]: ...
 
     @overload
     def search(
-        self, query: Sequence[str], k: int = 10, where: Where | None = None, *, threads: int | None = None
+        self,
+        query: Sequence[str],
+        k: int = 10,
+        where: Where | None = None,
+        *,
+        threads: int | None = None,
+        **stages: Any,
     ) -> list[list[Hit]]: ...
 
     def search(
-        self, query: str | Sequence[str], k: int = 10, where: Where | None = None, *, threads: int | None = None
+        self,
+        query: str | Sequence[str],
+        k: int = 10,
+        where: Where | None = None,
+        *,
+        threads: int | None = None,
+        **stages: Any,
     ) -> list[Hit] | list[list[Hit]]:
         """Return the best passages for one query or several.
 
@@ -209,24 +202,52 @@ class Index:
             Filter, see `ragq.filters`.
         threads : int, optional
             Threads of the scan; by default one a processor.
+        hybrid : bool or {'score', 'rrf'}
+            Fuse with BM25 over the words of the passages (extra ``hybrid``).
+        expand : {'neighbours', 'pagerank'}, optional
+            Add the nearest passages of the best candidates.
+        rerank : str, CrossEncoder or callable, optional
+            Order the candidates by a cross encoder, or by ``rerank(query, passages) -> scores``.
+        select : {'mmr', 'coverage', 'unique'}, optional
+            Choose passages that differ from each other.
+        fetch_k : int, optional
+            Candidates for these stages; by default 4 k, and 50 at least.
 
         Returns
         -------
         list of Hit, or list of list of Hit
-            Best first; scores in the metric's own units, higher is better; ties in insertion order.
+            Best first (in the order of choice with `select`). Scores are in the metric's own units, higher is better;
+            after `hybrid`, `expand` or `rerank` in those of the last one. Ties in insertion order.
         """
         single = isinstance(query, str)
         queries = [query] if isinstance(query, str) else list(query)
         if not all(isinstance(text, str) for text in queries):
             raise InvalidArgumentError("'query' must be a string or a sequence of strings.")
-        hits = self.hits(self.embedder.encode_queries(queries), k, where, threads=threads)
+        hits = self._search(self.embedder.encode_queries(queries), queries, k, where, threads, stages)
         return hits[0] if single else hits
 
     def hits(
-        self, x: ArrayLike, k: int = 10, where: Where | None = None, *, threads: int | None = None
+        self, x: ArrayLike, k: int = 10, where: Where | None = None, *, threads: int | None = None, **stages: Any
     ) -> list[list[Hit]]:
-        """As `search`, for query embeddings of shape (n, dim)."""
-        return self._hits(*self._scan(x, k, where, threads))
+        """As `search`, for query embeddings of shape (n, dim), without the stages that read the question."""
+        return self._search(x, None, k, where, threads, stages)
+
+    def _search(
+        self,
+        x: ArrayLike,
+        queries: list[str] | None,
+        k: int,
+        where: Where | None,
+        threads: int | None,
+        options: dict[str, Any],
+    ) -> list[list[Hit]]:
+        view, stages = self._view, read_stages(options)
+        check_int(k, "k", 1)
+        masks = view.masks(where)
+        rankings = rankings_of(*view.scan(x, stages.candidates(k), masks, threads))
+        if stages.any:
+            rankings = stages.run(view, queries, k, rankings, masks)
+        return view.hits(rankings)
 
     def search_embeddings(
         self, x: ArrayLike, k: int = 10, where: Where | None = None, *, threads: int | None = None
@@ -244,70 +265,12 @@ class Index:
         Results
             Document ids and scores, each of shape (n, k).
         """
-        snapshot, scores, rows = self._scan(np.atleast_2d(np.asarray(x)), k, where, threads)
-        if rows.shape[1] < k:
-            missing = ((0, 0), (0, k - rows.shape[1]))
-            scores, rows = np.pad(scores, missing, constant_values=-np.inf), np.pad(rows, missing, constant_values=-1)
-        ids = np.full(rows.shape, None, object)
-        passages = np.full(rows.shape, -1, np.int64)
-        flat, found = rows.ravel(), rows.ravel() >= 0
-        if found.any():
-            table = fetch(snapshot, flat[found], ["id", "passage"])
-            ids.ravel()[found] = np.asarray(table.column("id").to_pylist(), object)
-            passages.ravel()[found] = table.column("passage").to_numpy()
-        return Results(ids, scores, passages)
-
-    def _scan(
-        self, x: ArrayLike, k: int, where: Where | None, threads: int | None
-    ) -> tuple[Snapshot, NDArray[np.float32], NDArray[np.int64]]:
-        snapshot, compressor = self._view
-        check_int(k, "k", 1)
-        queries = check_embeddings(x, snapshot.manifest.dim, name="queries")
-        if snapshot.manifest.normalize:
-            queries = normalized(queries)
-        metric = "ip" if snapshot.manifest.metric == "cosine" else snapshot.manifest.metric
-        masks = [shard.live_mask for shard in snapshot.shards]
-        if where is not None:
-            matches = matching_rows(snapshot.shards, where)
-            live = [
-                rows if s.deleted is None else rows & ~s.deleted
-                for rows, s in zip(matches, snapshot.shards, strict=True)
-            ]
-            masks = [pack_mask(rows) for rows in live]
-        blocks = [shard.block for shard in snapshot.shards]
-        most = min(k, max(1, snapshot.manifest.rows))  # no more memory than there can be answers
-        scores, rows = scan(compressor.scorer(queries, metric), blocks, most, masks, threads)
-        return snapshot, scores, rows
-
-    def _hits(self, snapshot: Snapshot, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> list[list[Hit]]:
-        found = rows >= 0
-        table = fetch(snapshot, rows[found], COLUMNS).to_pylist() if found.any() else []
-        fields = iter(table)
-        return [
-            [
-                Hit(
-                    id=f"{(row := next(fields))['id']}#{row['passage']}",
-                    score=float(score),
-                    text=row["text"],
-                    title=row["title"],
-                    metadata=json.loads(row["metadata"]),
-                    document_id=row["id"],
-                )
-                for score in query_scores[query_found]
-            ]
-            for query_scores, query_found in zip(scores, found, strict=True)
-        ]
+        view = self._view
+        return view.results(*view.scan(np.atleast_2d(np.asarray(x)), k, view.masks(where), threads))
 
     def get(self, ids: str | Iterable[str]) -> list[Document]:
         """Return documents by id, in the order of `ids`; ids that are not there are left out."""
-        snapshot = self._view[0]
-        wanted = check_ids(ids)
-        rows = [found for found in snapshot.find(wanted) if len(found)]
-        if not rows:
-            return []
-        table = fetch(snapshot, np.concatenate(rows), COLUMNS).to_pylist()
-        fields = iter(table)
-        return [join_passages([next(fields) for _ in found]) for found in rows]
+        return self._view.get([ids] if isinstance(ids, str) else list(ids))
 
     def reconstruct(self, hits: Sequence[Hit]) -> NDArray[np.float32]:
         """Return the decoded embeddings of hits, float32 of shape (len(hits), dim).
@@ -317,23 +280,10 @@ class Index:
         InvalidArgumentError
             A passage is not in the index (any more).
         """
-        snapshot, compressor = self._view
-        x = np.empty((len(hits), snapshot.manifest.dim), np.float32)
-        found = snapshot.find([hit.document_id for hit in hits])
-        rows = np.full(len(hits), -1, np.int64)
-        for i, (hit, passages) in enumerate(zip(hits, found, strict=True)):
-            number = int(hit.id.rpartition("#")[2])
-            if number >= len(passages):
-                raise InvalidArgumentError(f"The passage '{hit.id}' is not in {self.path}.")
-            rows[i] = passages[number]
-        for number, where, local in snapshot.locate(rows):
-            block = snapshot.shards[number].block
-            for position, row in zip(where, local, strict=True):
-                x[position] = compressor.decode(block.codes(int(row), int(row) + 1))[0]
-        return x
+        return self._view.decode(self._view.rows_of(hits))
 
     def __contains__(self, document_id: str) -> bool:
-        return len(self._view[0].find(check_ids(document_id))[0]) > 0
+        return len(self._view.snapshot.find([document_id])[0]) > 0
 
     # writing
 
@@ -384,7 +334,7 @@ class Index:
             if where is None:
                 deleted = transaction.delete(wanted)
             else:
-                shards = self._view[0].shards
+                shards = self._view.snapshot.shards
                 rows = matching_rows(shards, where)
                 deleted = sum(transaction.delete_rows(s.entry, r) for s, r in zip(shards, rows, strict=True))
             if deleted:
@@ -425,7 +375,7 @@ class Index:
             snapshot.close()
             return False
         known = self.manifest.embedder
-        self._load(snapshot)
+        self._view = View(snapshot)
         if snapshot.manifest.embedder != known:
             self._embedder = None
         return True
@@ -438,13 +388,13 @@ class Index:
         CorruptIndexError
             Names the first file that is missing or altered.
         """
-        return self._view[0].verify()
+        return self._view.snapshot.verify()
 
     def info(self) -> dict[str, Any]:
         """Return what the index is and what its parts weigh, measured on the disk; JSON values."""
         from ragq.pipelines.describe import describe
 
-        return describe(self._view[0], self.compressor, compact_due=self.compact_due)
+        return describe(self._view.snapshot, self.compressor, compact_due=self.compact_due)
 
     @property
     def compact_due(self) -> bool:
@@ -461,7 +411,7 @@ class Index:
 
     def close(self) -> None:
         """Let go of the files."""
-        self._view[0].close()
+        self._view.snapshot.close()
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path and how it was opened; what comes out shows the newest generation."""
