@@ -41,7 +41,7 @@ def show(offers: list[Offer], dim: int) -> None:
     from rich.console import Console
     from rich.table import Table
 
-    table = Table(title=f"{dim} dimensions, {4 * dim:,} bytes as float32", title_justify="left", box=None)
+    table = Table(title=f"{dim} dimensions, {4 * dim:,} bytes as float32", title_justify="left", box=None, expand=True)
     rows = [
         (o.spec, f"{o.code_bytes:,}", f"{o.bits_per_dim:.3g}", f"{o.ratio:.3g}x", f"{o.code_bytes:,} MB", o.summary)
         for o in offers
@@ -50,7 +50,7 @@ def show(offers: list[Offer], dim: int) -> None:
     for position, title in enumerate(titles):
         width = max([len(title), *(len(row[position]) for row in rows)])
         table.add_column(title, justify="right" if position else "left", min_width=width, no_wrap=True)
-    table.add_column("what it is", overflow="ellipsis", no_wrap=True)
+    table.add_column("what it is", ratio=1, overflow="ellipsis", no_wrap=True)
     for row in rows:
         table.add_row(*row)
     Console().print(table)

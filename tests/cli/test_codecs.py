@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 
 import numpy as np
 import pytest
@@ -50,8 +51,10 @@ def test_json_and_table_say_the_same() -> None:
     assert {"spec", "code_bytes", "ratio", "bits_per_dim", "summary"} <= rows[0].keys()
     table = runner.invoke(codecs, ["--dim", "384"], env={"COLUMNS": "200"}).output
     assert "1,536 bytes as float32" in table
+    narrow = runner.invoke(codecs, ["--dim", "384"], env={"COLUMNS": "80"}).output
     for row in rows:
-        assert row["spec"] in table
+        assert re.search(rf"^ {re.escape(row['spec'])} +{row['code_bytes']} ", table, re.MULTILINE)
+        assert re.search(rf"^ {re.escape(row['spec'])} +{row['code_bytes']} ", narrow, re.MULTILINE)
 
 
 def test_a_dimension_of_nothing_is_a_usage_error() -> None:
