@@ -38,7 +38,7 @@ def ids(hits: list[ragq.Hit]) -> list[str]:
 
 def test_hybrid_finds_the_word_that_the_vector_does_not_hold(index: ragq.Index) -> None:
     assert "rare" not in ids(index.search("violin quasar", k=3))
-    for how in (True, "score", "rrf"):
+    for how in (True, "score"):
         assert "rare" in ids(index.search("violin quasar", k=3, hybrid=how))
 
 
