@@ -10,6 +10,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ragq.buffers import arrow_indices
 from ragq.errors import InvalidArgumentError
 from ragq.snapshot import Snapshot
 from ragq.types import Document
@@ -36,7 +37,7 @@ def fetch(snapshot: Snapshot, rows: NDArray[np.int64], columns: Sequence[str]) -
         positions.append(where)
     back = np.empty(len(rows), np.int64)
     back[np.concatenate(positions)] = np.arange(len(rows))
-    return pa.concat_tables(parts).take(pa.array(back))
+    return pa.concat_tables(parts).take(arrow_indices(back))
 
 
 def join_passages(rows: list[dict[str, Any]]) -> Document:

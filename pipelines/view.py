@@ -93,7 +93,7 @@ class View:
         if found.any():
             table = fetch(self.snapshot, rows[found], ["id", "passage"])
             ids[found] = np.asarray(table.column("id").to_pylist(), object)
-            passages[found] = table.column("passage").to_numpy()
+            passages[found] = table.column("passage").to_pylist()
         return Results(ids, scores, passages)
 
     def hits(self, rankings: Sequence[Ranking]) -> list[list[Hit]]:

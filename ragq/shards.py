@@ -29,6 +29,7 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
+from ragq.buffers import arrow_indices, numpy_values
 from ragq.errors import CorruptIndexError, InvalidArgumentError, StorageError
 from ragq.layouts import Block, Layout, padded
 from ragq.manifest import Deletes, FileEntry, ShardEntry
@@ -60,6 +61,15 @@ def hash_ids(ids: Iterable[str]) -> NDArray[np.uint64]:
     return np.fromiter((xxhash.xxh3_64_intdigest(text.encode("utf-8", "surrogatepass")) for text in ids), np.uint64)
 
 
+def codes_batch(schema: pa.Schema, columns: dict[str, NDArray[np.uint8]]) -> pa.RecordBatch:
+    """Return the columns of a `Layout` as a record batch, without a copy."""
+    arrays = [
+        pa.FixedSizeBinaryArray.from_buffers(f.type, len(columns[f.name]), [None, pa.py_buffer(columns[f.name])])
+        for f in schema
+    ]
+    return pa.record_batch(arrays, schema=schema)
+
+
 @cache
 def codes_schema(layout: Layout) -> pa.Schema:
     """Return the schema of a codes file, its metadata padded so that the first buffer is 64-byte aligned."""
@@ -67,9 +77,8 @@ def codes_schema(layout: Layout) -> pa.Schema:
     for padding in range(0, 8 * ALIGNMENT, 8):
         schema = pa.schema(fields, metadata={"ragq.layout": str(layout), "ragq.padding": " " * padding})
         sink = pa.BufferOutputStream()
-        batch = pa.record_batch(
-            [pa.array([bytes(f.type.byte_width)] * ALIGNMENT, f.type) for f in schema], schema=schema
-        )
+        zeros = {name: np.zeros((ALIGNMENT, width), np.uint8) for name, width in layout.columns.items()}
+        batch = codes_batch(schema, zeros)
         with pa.ipc.new_file(sink, schema) as writer:
             writer.write_batch(batch)
         file = sink.getvalue()
@@ -147,11 +156,7 @@ class ShardWriter:
         columns = self.layout.pack(codes)
         del codes
         schema = codes_schema(self.layout)
-        arrays = [
-            pa.FixedSizeBinaryArray.from_buffers(f.type, len(columns[f.name]), [None, pa.py_buffer(columns[f.name])])
-            for f in schema
-        ]
-        codes_file = self._write("codes", pa.record_batch(arrays, schema=schema))
+        codes_file = self._write("codes", codes_batch(schema, columns))
         ids_file = self._write("ids", self._ids_batch())
         return ShardEntry(self.id, self.rows, len(self._ids), codes_file, docs, ids_file)
 
@@ -255,7 +260,7 @@ class Shard:
         if deletes is None:
             return None
         batch = self._single_batch(deletes.file, DELETES_SCHEMA, -(-self.rows // 8))
-        bits = batch.column(0).to_numpy()
+        bits = numpy_values(batch.column(0), "u1")
         deleted = unpack_mask(bits, self.rows)
         if int(deleted.sum()) != deletes.rows:
             raise CorruptIndexError(
@@ -272,7 +277,7 @@ class Shard:
     def ids(self) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
         """The documents' hashes, sorted, and their first rows: memory-mapped arrays of one entry a document."""
         batch = self._single_batch(self.entry.ids, IDS_SCHEMA, self.entry.documents)
-        return batch.column("hash").to_numpy(), batch.column("row").to_numpy()
+        return numpy_values(batch.column("hash"), "<u8"), numpy_values(batch.column("row"), "<u4")
 
     @cached_property
     def documents(self) -> NDArray[np.int64]:
@@ -315,11 +320,11 @@ class Shard:
         wanted, back = np.unique(rows, return_inverse=True)
         batches = wanted // BATCH_ROWS
         parts = [
-            self._docs_batch(int(b), columns).take(pa.array(wanted[batches == b] - b * BATCH_ROWS))
+            self._docs_batch(int(b), columns).take(arrow_indices(wanted[batches == b] - b * BATCH_ROWS))
             for b in np.unique(batches)
         ]
         schema = pa.schema([DOCS_SCHEMA.field(name) for name in columns])
-        return pa.Table.from_batches(parts, schema=schema).take(pa.array(back))
+        return pa.Table.from_batches(parts, schema=schema).take(arrow_indices(back))
 
     def docs_batches(self, columns: Sequence[str]) -> Iterator[pa.RecordBatch]:
         """Yield some columns of all rows, deleted ones included, a batch at a time."""
