@@ -277,18 +277,19 @@ class NormScorer(Scorer):
         self.compressor = compressor
         self.metric = metric
         self.inner = compressor._scorer(queries)
-        self.norms = np.linalg.norm(queries, axis=1)
+        self.squares = np.einsum("ij,ij->i", queries, queries)  # no root is taken where it would be squared again
 
     @property
     def n_queries(self) -> int:
-        return len(self.norms)
+        return len(self.squares)
 
     def score(self, codes: Codes) -> Floats:
         products = self.inner.score(codes)
-        rows = np.linalg.norm(self.compressor._decode(codes), axis=1)
+        decoded = self.compressor._decode(codes)
+        rows = np.einsum("ij,ij->i", decoded, decoded)
         if self.metric == "l2":
-            scores = 2 * products - self.norms[:, None] ** 2 - rows**2
+            scores = 2 * products - self.squares[:, None] - rows
         else:
-            norms = self.norms[:, None] * rows
+            norms = np.sqrt(self.squares)[:, None] * np.sqrt(rows)
             scores = np.divide(products, norms, out=np.zeros_like(products), where=norms > 0)
         return scores.astype(np.float32, copy=False)
