@@ -1,0 +1,173 @@
+// Every scan, with every instruction set of this processor, against the scalar loops on the same input.
+//
+// Built by tests/sanitize.sh (address and undefined-behaviour sanitizers) and tests/neon.sh (AArch64 under qemu).
+// Arrays are allocated to the byte, so that a read past a column is one that the sanitizer sees.
+#include <algorithm>
+#include <cmath>
+#include <cstdio>
+#include <cstdlib>
+#include <random>
+#include <string>
+#include <vector>
+
+#include "dense.h"
+#include "dispatch.h"
+#include "hamming.h"
+#include "lut.h"
+#include "maxsim.h"
+
+using namespace ragq;
+
+namespace {
+
+std::mt19937 generator(1);
+
+int64_t pick(std::initializer_list<int64_t> values) { return values.begin()[generator() % values.size()]; }
+
+std::vector<uint8_t> bytes(int64_t n) {
+    std::vector<uint8_t> out(n);
+    for (uint8_t& b : out) b = static_cast<uint8_t>(generator());
+    return out;
+}
+
+std::vector<float> floats(int64_t n) {
+    std::normal_distribution<float> normal;
+    std::vector<float> out(n);
+    for (float& f : out) f = normal(generator);
+    return out;
+}
+
+std::vector<uint16_t> halves(int64_t n) {
+    std::vector<uint16_t> out(n);
+    for (uint16_t& h : out) h = static_cast<uint16_t>((generator() & 0x8000) | (0x3000 + generator() % 0x1400));
+    return out;
+}
+
+// Inputs that all scans share, and an answer a set of instructions.
+struct Case {
+    int64_t rows = pick({0, 1, 31, 33, 100, 1023}), padded = (rows + 63) / 64 * 64;
+    int64_t dim = pick({1, 7, 64, 100, 384}), queries = pick({1, 2, 3, 5, 9}), k = pick({1, 10, 2000});
+    int factors = static_cast<int>(pick({0, 1, 2})), threads = static_cast<int>(pick({1, 3}));
+    std::vector<uint16_t> scale = halves(padded), shift = halves(padded);
+    std::vector<float> weight = floats(queries), bias = floats(queries);
+    std::vector<uint8_t> mask = bytes((rows + 7) / 8);
+    int masked = static_cast<int>(pick({0, 1, 2}));
+    int64_t start = rows / pick({3, 1000000}), stop = rows - rows / pick({5, 1000000});
+
+    struct Answer {
+        std::vector<float> scores;
+        std::vector<int64_t> rows;
+    };
+
+    template <class Scan>
+    Answer run(const std::string& set, int64_t n, Scan scan) {
+        Answer answer = {std::vector<float>(queries * k), std::vector<int64_t>(queries * k)};
+        if (masked == 2) std::fill(mask.begin(), mask.end(), uint8_t{0});
+        const Rows range = {std::min(start, n), std::min(stop, n), masked ? mask.data() : nullptr,
+                            static_cast<int64_t>(mask.size())};
+        const Factors f = {factors ? scale.data() : nullptr, factors == 2 ? shift.data() : nullptr, weight.data(),
+                           bias.data()};
+        scan(Request{&loops_of(set), range, f, queries, k, threads, answer.scores.data(), answer.rows.data()});
+        return answer;
+    }
+};
+
+int failures = 0;
+
+// Compare with the scalar answer; sums of floats in another order may differ in the last bits, and swap close rows.
+template <class Scan>
+void check(const char* name, Case& input, int64_t n, double tolerance, Scan scan) {
+    const Case::Answer expected = input.run("scalar", n, scan);
+    for (const std::string& set : available_sets()) {
+        if (set == "scalar") continue;
+        const Case::Answer got = input.run(set, n, scan);
+        for (size_t i = 0; i < got.scores.size(); ++i) {
+            const float a = expected.scores[i], b = got.scores[i];
+            const bool close = a == b || std::abs(a - b) <= tolerance * (1 + std::abs(a));
+            if (close && (tolerance > 0 || expected.rows[i] == got.rows[i])) continue;
+            std::printf("%s %s: rows %d dim %d at %d: %g (row %d), scalar %g (row %d)\n", name, set.c_str(),
+                        int(input.rows), int(input.dim), int(i), b, int(got.rows[i]), a, int(expected.rows[i]));
+            ++failures;
+            break;
+        }
+    }
+}
+
+void luts(Case& c) {
+    const int64_t pairs = (c.dim + 1) / 2;
+    const auto high = bytes(c.padded * pairs), low = bytes(c.padded * pairs);
+    const auto t4 = floats(c.queries * c.dim * 16), t8 = floats(c.queries * c.dim * 256);
+    const LutCodes four = {high.data(), nullptr, pairs, c.dim, t4.data()};
+    const LutCodes eight = {high.data(), low.data(), pairs, c.dim, t8.data()};
+    check("lut4", c, c.rows, 0, [&](const Request& r) { lut_topk(r, four, 0); });
+    check("lut8", c, c.rows, 0, [&](const Request& r) { lut_topk(r, eight, 0); });
+    check("lut8 margin", c, c.rows, 0, [&](const Request& r) { lut_topk(r, eight, 50); });
+}
+
+void dense_and_maxsim(Case& c) {
+    const auto queries = floats(c.queries * c.dim);
+    std::vector<float> levels = floats(256);
+    for (int value = 0; value <= static_cast<int>(Value::levels); ++value) {
+        const int64_t size = value == 0 ? 4 : value <= 2 ? 2 : 1;
+        auto codes = bytes(c.rows * c.dim * size);
+        if (value == 0) {
+            const auto x = floats(c.rows * c.dim);
+            std::copy_n(reinterpret_cast<const uint8_t*>(x.data()), codes.size(), codes.data());
+        } else if (value <= 2) {
+            const auto x = halves(c.rows * c.dim);
+            std::copy_n(reinterpret_cast<const uint8_t*>(x.data()), codes.size(), codes.data());
+        } else if (value == static_cast<int>(Value::levels16)) {
+            for (uint8_t& b : codes) b &= 15;
+        }
+        const DenseCodes input = {static_cast<Value>(value), codes.data(), c.dim * size, c.dim,
+                                  levels.data(),             queries.data()};
+        // E5M2 numbers go up to 57344: what cancels leaves more behind.
+        const double tolerance = value == static_cast<int>(Value::e5m2) ? 0.1 : 1e-4;
+        check("dense", c, c.rows, tolerance, [&](const Request& r) { dense_topk(r, input); });
+
+        const int64_t documents = c.rows / 3;
+        std::vector<int64_t> offsets(documents + 1), query_offsets(c.queries + 1);
+        for (int64_t& offset : offsets) offset = c.rows ? generator() % (c.rows + 1) : 0;
+        std::sort(offsets.begin(), offsets.end());
+        for (int64_t i = 0; i <= c.queries; ++i) query_offsets[i] = i;
+        const auto tokens = bytes((c.rows + 7) / 8);
+        const MaxSim late = {input, offsets.data(), query_offsets.data(), tokens.data()};
+        check("maxsim", c, documents, tolerance, [&](const Request& r) { maxsim_topk(r, late); });
+    }
+}
+
+void bits(Case& c) {
+    const int64_t width = (c.dim + 7) / 8;
+    const auto queries = floats(c.queries * c.dim), levels = floats(256), weight = floats(c.queries);
+    std::vector<std::vector<uint8_t>> columns;
+    for (int b = 0; b < 4; ++b) columns.push_back(bytes(c.padded * width));
+    for (const int planes : {1, 2, 4}) {
+        PlaneCodes input = {{}, planes, width, c.dim, levels.data(), queries.data()};
+        for (int b = 0; b < planes; ++b) input.planes[b] = columns[b].data();
+        check("planes", c, c.rows, 1e-4, [&](const Request& r) { planes_topk(r, input, 0); });
+        check("planes margin", c, c.rows, 1e-4, [&](const Request& r) { planes_topk(r, input, 50); });
+    }
+    const auto mine = bytes(c.queries * width), rows = bytes(c.rows * width);
+    const HammingCodes plain = {rows.data(), width, c.dim, false, mine.data(), weight.data()};
+    const HammingCodes blocked = {columns[0].data(), width, c.dim, true, mine.data(), weight.data()};
+    check("hamming", c, c.rows, 0, [&](const Request& r) { hamming_topk(r, plain); });
+    check("hamming blocks", c, c.rows, 0, [&](const Request& r) { hamming_topk(r, blocked); });
+    const auto scores = floats(c.queries * c.rows);
+    check("select", c, c.rows, 0, [&](const Request& r) { select_topk(r, scores.data(), c.rows); });
+}
+
+}  // namespace
+
+int main(int argc, char** argv) {
+    const int cases = argc > 1 ? std::atoi(argv[1]) : 100;
+    for (int i = 0; i < cases; ++i) {
+        Case c;
+        luts(c);
+        dense_and_maxsim(c);
+        bits(c);
+    }
+    std::printf("%d cases, sets:", cases);
+    for (const std::string& set : available_sets()) std::printf(" %s", set.c_str());
+    std::printf(": %s\n", failures ? "FAILED" : "ok");
+    return failures ? 1 : 0;
+}
