@@ -6,6 +6,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ragq.errors import InvalidArgumentError
 from ragq.layouts import BLOCK_ROWS, ROW_PADDING, Block, Layout, from_blocks, to_blocks
 

@@ -10,6 +10,7 @@ import numpy as np
 import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
+
 from ragq.compressors.scorers import DenseScorer, HammingScorer, LookupScorer, PlanesScorer
 from ragq.errors import InvalidArgumentError
 from ragq.layouts import Block, Layout, padded
@@ -285,7 +286,7 @@ def test_the_environment_forces_an_implementation(monkeypatch):
         assert {kernel["used"] for kernel in kernels.report().values()} == {name}
         assert_same(kernels.topk(scorer, block, 5), scorer.topk(block, 5), 1e-5, 1e3)
     monkeypatch.setenv("RAGQ_KERNEL", "sse9")
-    with pytest.raises(InvalidArgumentError, match="RAGQ_KERNEL must be one of reference, scalar.*Got 'sse9'"):
+    with pytest.raises(InvalidArgumentError, match=r"RAGQ_KERNEL must be one of reference, scalar.*Got 'sse9'"):
         kernels.topk(scorer, block, 5)
     monkeypatch.delenv("RAGQ_KERNEL")
     assert kernels.report()["lut8"]["used"] == SETS[-1]

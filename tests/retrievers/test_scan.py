@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 import pytest
+
 from ragq.compressors.scorers import DenseScorer
 from ragq.errors import InvalidArgumentError
 from ragq.layouts import Block, Layout
@@ -61,7 +62,7 @@ def test_nothing_to_scan():
 def test_wrong_arguments():
     rng = np.random.default_rng(0)
     blocks, _ = blocks_and_codes((10, 10), rng)
-    with pytest.raises(InvalidArgumentError, match="'masks' must have one entry a block. Got 1 for 2 blocks"):
+    with pytest.raises(InvalidArgumentError, match=r"'masks' must have one entry a block\. Got 1 for 2 blocks"):
         scan(scorer(rng), blocks, 3, [None])
     with pytest.raises(InvalidArgumentError, match="'k' must be"):
         scan(scorer(rng), blocks, -1)
