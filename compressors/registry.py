@@ -29,6 +29,9 @@ MODULES = {
     "RP": "reduction",
     "MRL": "reduction",
     "AE": "autoencoder",
+    "RR": "rotation",
+    "TQ": "turboquant",
+    "TQprod": "turboquant",
 }
 
 _registered: list[type[Stage]] = []
