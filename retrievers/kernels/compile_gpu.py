@@ -28,6 +28,8 @@ __all__ = ["CASES", "TARGETS", "Usage", "compile_case", "main"]
 
 TARGETS = {"sm_80": ("cuda", 80, 32), "sm_90": ("cuda", 90, 32), "gfx942": ("hip", "gfx942", 64)}
 
+PTXAS_OPTIONS = ["-v", "-lineinfo", "--regAllocOptLevel=2"]  # Triton 3.9's own, and -v
+
 POINTERS = ["c0", "c1", "c2", "c3", "c4", "c5", "c6", "c7", "query", "rest", "levels"]
 SHARED = {"gain": "*fp32", "scale": "*fp16", "shift": "*fp16", "weight": "*fp32", "bias": "*fp32", "mask": "*u8"}
 RANGE = {"out": "*i64", "start": "i64", "n_rows": "i32", "n_queries": "i32", "tiles": "i32"}
@@ -151,7 +153,7 @@ def ptx_usage(ptx: str, target: str) -> tuple[int, int]:
     with tempfile.TemporaryDirectory() as folder:
         source, binary = Path(folder) / "kernel.ptx", Path(folder) / "kernel.cubin"
         source.write_text(ptx)
-        command = [tool.path, "-v", f"--gpu-name={name}", str(source), "-o", str(binary)]
+        command = [tool.path, *PTXAS_OPTIONS, f"--gpu-name={name}", str(source), "-o", str(binary)]
         done = subprocess.run(command, capture_output=True, text=True, check=False)
     if done.returncode:
         raise RagqError(f"ptxas failed on {target}: {done.stderr.strip()}")

@@ -111,8 +111,8 @@ def padded_k(k: int) -> int:
 def choose_tile(form: str, value: str, n_queries: int, rows: int, k: int) -> dict[str, int]:
     """Choose what a program holds: `Q` queries by `N` rows, `STEP` dimensions at a time, and its warps.
 
-    Matrix units take no fewer than 16 of each. The sizes are the largest that compile without spilled registers; see
-    `ragq.retrievers.kernels.compile_gpu`.
+    Matrix units take no fewer than 16 of each. The sizes are the largest that compile with (next to) no spilled
+    registers; see `ragq.retrievers.kernels.compile_gpu`.
     """
     rows = max(16, power_of_two(rows), k)
     if form in ("dense", "planes"):

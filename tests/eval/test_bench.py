@@ -1,0 +1,127 @@
+"""`ragq bench`: what is timed, against whom, and what the numbers mean."""
+
+import itertools
+import json
+import sys
+
+import numpy as np
+import pytest
+from click.testing import CliRunner
+
+from ragq.cli import bench as command
+from ragq.errors import MissingExtraError
+from ragq.eval import bench, bench_data, bench_suites, peers
+from ragq.eval.bench import Bench, Contender
+from ragq.eval.bench_data import Vectors, load_source
+from ragq.eval.exact import normalised
+
+
+@pytest.fixture(autouse=True)
+def quick(monkeypatch, tmp_path):
+    """No shared data, few made vectors, and no repetition of short runs."""
+    monkeypatch.setenv("RAGQ_SHARED", str(tmp_path))
+    monkeypatch.setattr(bench_data, "MADE_ROWS", 2_000)
+    monkeypatch.setattr(bench_data, "STRIDE", 3)
+    monkeypatch.setattr(bench, "SHORTEST", 0.0)
+    monkeypatch.setattr(bench, "BANDWIDTH_BYTES", 2**20)
+
+
+@pytest.fixture
+def source():
+    return load_source(4)
+
+
+@pytest.fixture
+def small(source):
+    return Bench(lambda rows: Vectors(source, rows), queries=4, repeats=1, rows=600)
+
+
+def test_every_suite_of_the_command_exists_and_the_other_way_round():
+    assert set(command.SUITES) == set(bench_suites.SUITES)
+
+
+@pytest.mark.parametrize("suite", ["hamming", "lut4", "planes", "dense"])
+def test_both_sides_answer_the_same_questions_about_the_same_rows(suite, small):
+    rows = list(bench_suites.run(small, [suite]))
+    assert rows and {row.suite for row in rows} == {suite}
+    assert {row.queries for row in rows} == {4}
+    for row in rows:
+        assert row.rows == 600 and row.rounds == 1 and row.data == "synthetic"
+        assert row.ours_ns > 0 and row.peer_ns > 0 and row.ratio == pytest.approx(row.peer_ns / row.ours_ns)
+        assert row.of_bandwidth == pytest.approx(row.code_bytes / row.ours_ns / row.bandwidth_gb_per_s)
+        # the same codes, or as fine ones, find nearly the same rows: a mix-up of layouts or queries would find none
+        assert row.recall > 0.3 and abs(row.recall - row.peer_recall) < 0.25
+        assert row.of_exhaustive in (None, 1)
+
+
+def test_suites_that_compare_ragq_with_itself_name_the_baseline(small, monkeypatch):
+    monkeypatch.setattr(bench_suites, "SIZES", (200, 600))
+    peers_of = {
+        suite: {row.peer for row in bench_suites.run(small, [suite])} for suite in ("threads", "filter", "scale")
+    }
+    assert peers_of == {"threads": {"ragq, 1 thread"}, "filter": {"ragq, no filter"}, "scale": {"ragq, 200 rows"}}
+
+
+def test_a_missing_library_is_left_out_and_named(small, monkeypatch):
+    monkeypatch.setitem(sys.modules, "faiss", None)
+    rows = list(bench_suites.run(small, ["lut4"]))
+    assert [(row.peer, row.peer_ns, row.ratio) for row in rows] == [(None, None, None)] * 2
+    assert len(small.skipped) == 1 and "pip install 'ragq[bench]'" in next(iter(small.skipped))
+    with pytest.raises(MissingExtraError, match="'faiss' is not installed"):
+        peers.load("faiss")
+
+
+def test_rounds_are_interleaved_in_turning_order_and_impatient(monkeypatch):
+    order = []
+    seconds = itertools.count()
+    monkeypatch.setattr(bench.time, "perf_counter", lambda: next(seconds))
+    runs = [lambda: order.append("a"), lambda: order.append("b")]
+    assert bench.rounds(runs, 3) == [[1, 1, 1], [1, 1, 1]]
+    assert "".join(order) == "aabb" + "ab" + "ba" + "ab"
+    monkeypatch.setattr(bench, "PATIENCE", 1)
+    assert bench.rounds(runs, 3) == [[1], [1]]
+
+
+def test_the_ratio_is_the_median_over_rounds_of_the_times_of_one_round(small, monkeypatch):
+    monkeypatch.setattr(bench, "rounds", lambda runs, repeats: [[1.0, 2.0, 10.0], [3.0, 4.0, 5.0]])
+    one = Contender("one", lambda queries, k: None, [0])
+    (row,) = small.compare("s", "c", one, [one], k=1, rows=1, code_bytes=1)
+    assert (row.ours_ns, row.peer_ns, row.ratio) == (2e9, 4e9, 2.0)
+
+
+def test_what_an_early_exit_loses_is_counted_against_the_exhaustive_scan():
+    right = Contender("exhaustive", lambda queries, k: np.arange(20).reshape(2, 10), [0, 1])
+    found = Contender("ours", lambda queries, k: np.r_[0:10, 0:5, 15:20].reshape(2, 10), [0, 1])
+    assert bench.reached(right, found, 10) == 0.75
+
+
+def test_rows_beyond_the_data_are_unit_blends_and_never_repeat(source):
+    vectors = Vectors(source, 5_000)
+    assert vectors.name == "synthetic, blended" and len(vectors) == 5_000
+    base = vectors[:5]
+    assert np.array_equal(base, source.base[:5])
+    again = vectors[np.array([2_000, 2_001, 4_000])]
+    assert np.allclose(np.linalg.norm(again, axis=1), 1, atol=1e-6)
+    assert np.allclose(again[0], normalised(source.base[:1] + source.base[3:4] / 2)[0], atol=1e-6)
+    assert np.array_equal(vectors[2_000:2_002], again[:2])
+    assert len(np.unique(vectors[:].round(5), axis=0)) == 5_000
+    assert sum(len(chunk) for chunk in Vectors(source, 70_000).chunks()) == 70_000
+
+
+def test_the_shared_data_is_used_where_it_is_found(shared, monkeypatch):
+    monkeypatch.setenv("RAGQ_SHARED", str(shared.parent))
+    found = load_source(8)
+    assert found.name == "scale" and found.base.shape == (100_000, 384) and found.queries.shape == (8, 384)
+    assert np.allclose(np.linalg.norm(found.queries, axis=1), 1, atol=1e-5)
+
+
+def test_the_command_prints_json_and_markdown_with_progress_apart(source):
+    arguments = ["--suite", "lut4", "--rows", "300", "--queries", "2", "--repeats", "1"]
+    done = CliRunner().invoke(command.bench, [*arguments, "--json"])
+    assert done.exit_code == 0, done.output
+    rows = json.loads(done.stdout)
+    assert {"suite", "case", "ours_ns", "peer", "peer_ns", "ratio", "recall", "peer_recall"} <= set(rows[0])
+    assert "data: synthetic" in done.stderr and "data:" not in done.stdout
+    done = CliRunner().invoke(command.bench, [*arguments, "--markdown"])
+    assert "| case | ours ns | peer |" in done.stdout and "faiss IndexPQFastScan" in done.stdout
+    assert "One thread reads" in done.stdout
