@@ -32,6 +32,10 @@ MODULES = {
     "RR": "rotation",
     "TQ": "turboquant",
     "TQprod": "turboquant",
+    "QJL": "qjl",
+    "RBQ": "rabitq",
+    "SAQ": "saq",
+    "LVQ": "lvq",
 }
 
 _registered: list[type[Stage]] = []
