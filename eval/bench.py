@@ -13,7 +13,7 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field
-from functools import cached_property
+from functools import cached_property, partial
 from typing import Any
 
 import numpy as np
@@ -152,7 +152,7 @@ class Bench:
         """Time a case and yield a row a peer, or one without."""
         self.tick(f"{suite}: {case}")
         contenders = [ours, *peers]
-        seconds = rounds([(lambda c=c: c.run(c.queries, k)) for c in contenders], self.repeats)
+        seconds = rounds([partial(c.run, c.queries, k) for c in contenders], self.repeats)
         n = len(ours.queries)
         ns = [np.array(times) * 1e9 / rows / n for times in seconds]
         recalls = [recall(exact, c, k) for c in contenders]

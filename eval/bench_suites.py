@@ -98,7 +98,7 @@ def hamming(bench: Bench) -> Iterator[Row]:
     against = bench.peers(
         partial(peers.faiss_binary, bits), partial(peers.usearch_hamming, bits), partial(peers.numkong_hamming, bits)
     )
-    facts = {"rows": len(data), "code_bytes": 48, "exact": reference(bench, data), "data": data.name}
+    facts: dict[str, Any] = {"rows": len(data), "code_bytes": 48, "exact": reference(bench, data), "data": data.name}
     dim = queries.shape[1]
 
     def prepare(floats: Floats) -> HammingScorer:
@@ -119,7 +119,7 @@ def product(bench: Bench, suite: str, m: int, bits: int, rows: int) -> Iterator[
     books = np.stack(np.split(codec.state["codebook_"], m, axis=1))
     build = peers.faiss_fast_scan if bits == 4 else peers.faiss_pq
     against = asked(bench.peers(partial(build, books, block.codes())), queries)
-    facts = {"rows": len(data), "code_bytes": codec.code_size, "exact": reference(bench, data), "data": data.name}
+    facts: dict[str, Any] = {"rows": len(data), "code_bytes": codec.code_size, "exact": reference(bench, data), "data": data.name}
     yield from pruned(bench, suite, f"{m}x{bits}, {codec.code_size} B", codec, block, against, queries, facts)
 
 
@@ -157,7 +157,7 @@ def planes(bench: Bench) -> Iterator[Row]:
     for spec in ("INT4", "TQ4"):
         codec = from_spec(spec)
         block = encode(codec, data)
-        facts = {"rows": len(data), "code_bytes": codec.code_size, "exact": exact, "data": data.name}
+        facts: dict[str, Any] = {"rows": len(data), "code_bytes": codec.code_size, "exact": exact, "data": data.name}
         yield from pruned(bench, "planes", f"{spec}, {codec.code_size} B", codec, block, against, queries, facts)
 
 
@@ -178,7 +178,7 @@ def dense(bench: Bench) -> Iterator[Row]:
             against = [*wide, *asked(bench.peers(partial(peers.numkong_dense, codes, bytes_of)), queries)]
         elif spec == "F16":
             against = asked(bench.peers(partial(peers.faiss_scalar, "SQfp16", data.sample, data.chunks())), queries)
-        facts = {"rows": len(data), "code_bytes": codec.code_size, "exact": exact, "data": data.name}
+        facts: dict[str, Any] = {"rows": len(data), "code_bytes": codec.code_size, "exact": exact, "data": data.name}
         yield from cases(bench, "dense", name, scan(codec.scorer, block, queries), against, **facts)
 
 
@@ -198,7 +198,7 @@ def threads(bench: Bench) -> Iterator[Row]:
             scan(codec.scorer, block, queries, name=f"ragq, {n} thread{'s' * (n > 1)}", threads=n) for n in (1, 2)
         )
         label = f"{name}, {len(queries)} queries, 2 threads"
-        facts = {"rows": len(data), "code_bytes": codec.code_size, "data": data.name}
+        facts: dict[str, Any] = {"rows": len(data), "code_bytes": codec.code_size, "data": data.name}
         yield from bench.compare("threads", label, two, [one], k=10, **facts)
 
 
@@ -213,7 +213,7 @@ def filtered(bench: Bench) -> Iterator[Row]:
         block = encode(codec, data)
         ours = scan(codec.scorer, block, queries, mask=mask)
         whole = scan(codec.scorer, block, queries, name="ragq, no filter")
-        facts = {"rows": len(data), "code_bytes": codec.code_size, "data": data.name}
+        facts: dict[str, Any] = {"rows": len(data), "code_bytes": codec.code_size, "data": data.name}
         yield from cases(bench, "filter", f"{spec}, {codec.code_size} B, 1 % kept", ours, [whole], **facts)
 
 
