@@ -36,6 +36,8 @@ MODULES = {
     "RBQ": "rabitq",
     "SAQ": "saq",
     "LVQ": "lvq",
+    "LeanVec": "leanvec",
+    "SM2": "sm2",
 }
 
 _registered: list[type[Stage]] = []
