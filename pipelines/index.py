@@ -12,13 +12,14 @@ from numpy.typing import ArrayLike, NDArray
 
 from ragq.checks import check_int
 from ragq.compressors import Compressor
-from ragq.embedders import Embedder, load_embedder, same_model
-from ragq.errors import IncompatibleIndexError, InvalidArgumentError
+from ragq.embedders import Embedder
+from ragq.errors import InvalidArgumentError
 from ragq.filters import Where, check_where, matching_rows
 from ragq.manifest import Manifest
 from ragq.pipelines.build import SHARD_BYTES, SHARD_ROWS, BuildReport
 from ragq.pipelines.changes import Changes, add_documents, compact_shards
 from ragq.pipelines.documents import check_ids
+from ragq.pipelines.models import embedder_of
 from ragq.pipelines.progress import Progress, silent
 from ragq.pipelines.search import read_stages
 from ragq.pipelines.view import View, rankings_of
@@ -123,34 +124,8 @@ class Index:
         """
         with self._embedder_lock:
             if self._embedder is None:
-                self._embedder = self._load_embedder()
+                self._embedder = embedder_of(self.path, self.manifest, self._model, self._model_options)
             return self._embedder
-
-    def _load_embedder(self) -> Embedder:
-        known = self.manifest.embedder
-        model, options = self._model, dict(self._model_options)
-        if model is None:
-            if known is None:
-                raise InvalidArgumentError(
-                    f"{self.path} was made from ready embeddings; open it with the model that made them: "
-                    "ragq.open(path, model=…) or --model, or search with search_embeddings."
-                )
-            if known.get("kind") != "sentence-transformers":
-                raise InvalidArgumentError(
-                    f"{self.path} was embedded by {known.get('model')}; give it again: ragq.open(path, model=…)."
-                )
-            model = known["model"]
-            options = {"revision": known.get("revision"), "truncate_dim": known.get("truncate_dim")} | options
-            options.setdefault("prompts", known.get("prompts") or None)
-        embedder = load_embedder(model, **options)
-        mine = known or {"kind": "embeddings", "dim": self.manifest.dim}
-        difference = same_model(mine, embedder.fingerprint)
-        if difference:
-            raise IncompatibleIndexError(
-                f"{self.path} and the model do not go together: {difference}. "
-                "Open it with the model that made it, or index the documents again with the new one."
-            )
-        return embedder
 
     # reading
 
@@ -266,11 +241,11 @@ class Index:
             Document ids and scores, each of shape (n, k).
         """
         view = self._view
-        return view.results(*view.scan(np.atleast_2d(np.asarray(x)), k, view.masks(where), threads))
+        return view.results(*view.scan(np.atleast_2d(np.asarray(x)), k, view.masks(where), threads), k)
 
     def get(self, ids: str | Iterable[str]) -> list[Document]:
         """Return documents by id, in the order of `ids`; ids that are not there are left out."""
-        return self._view.get([ids] if isinstance(ids, str) else list(ids))
+        return self._view.get(check_ids(ids))
 
     def reconstruct(self, hits: Sequence[Hit]) -> NDArray[np.float32]:
         """Return the decoded embeddings of hits, float32 of shape (len(hits), dim).
@@ -283,7 +258,7 @@ class Index:
         return self._view.decode(self._view.rows_of(hits))
 
     def __contains__(self, document_id: str) -> bool:
-        return len(self._view.snapshot.find([document_id])[0]) > 0
+        return len(self._view.snapshot.find(check_ids(document_id))[0]) > 0
 
     # writing
 

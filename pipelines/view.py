@@ -67,14 +67,18 @@ class View:
     def scan(
         self, x: ArrayLike, k: int, masks: Masks, threads: int | None = None
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
-        """Return scores and rows of the best `k` passages for each query embedding, each of shape (n, k)."""
+        """Return scores and rows of the best `k` passages for each query embedding, each of shape (n, k).
+
+        No more than all rows come back: `k` columns that cannot be filled would be memory for nothing.
+        """
         check_int(k, "k", 1)
         queries = check_embeddings(x, self.manifest.dim, name="queries")
         if self.manifest.normalize:
             queries = normalized(queries)
         metric = "ip" if self.manifest.metric == "cosine" else self.manifest.metric
         blocks = [shard.block for shard in self.snapshot.shards]
-        return scan(self.compressor.scorer(queries, metric), blocks, k, masks, threads)
+        most = min(k, max(1, self.manifest.rows))
+        return scan(self.compressor.scorer(queries, metric), blocks, most, masks, threads)
 
     def decode(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the decoded embeddings of rows, float32 of shape (n, dim)."""
@@ -85,8 +89,11 @@ class View:
                 codes[position] = block.codes(row, row + 1)[0]
         return self.compressor.decode(codes)
 
-    def results(self, scores: NDArray[np.float32], rows: NDArray[np.int64]) -> Results:
-        """Return what a scan found with the ids of its documents."""
+    def results(self, scores: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Results:
+        """Return what a scan found with the ids of its documents, padded to `k` columns."""
+        missing = ((0, 0), (0, k - rows.shape[1]))
+        scores = np.pad(scores, missing, constant_values=-np.inf)
+        rows = np.pad(rows, missing, constant_values=-1)
         ids = np.full(rows.shape, None, object)
         passages = np.full(rows.shape, -1, np.int64)
         found = rows >= 0
