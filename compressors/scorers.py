@@ -175,7 +175,7 @@ class LookupScorer(LinearScorer):
 
     def raw(self, body: Codes) -> Floats:
         _, m, k = self.tables.shape
-        codes = body if k == 256 else np.stack([body & 15, body >> 4], axis=2).reshape(len(body), -1)
+        codes = body if k == 256 else np.stack([body & 15, body >> 4], axis=2).reshape(len(body), 2 * body.shape[1])
         scores = np.zeros((self.n_queries, len(body)), np.float32)
         for j in range(m):
             scores += self.tables[:, j, codes[:, j]]

@@ -11,7 +11,8 @@
 namespace ragq {
 namespace {
 
-constexpr std::size_t kChunk = 512;  // rows a thread takes at once
+constexpr std::size_t kChunk = 512;             // rows a thread takes at once
+constexpr std::size_t kWorthThreads = 1 << 16;  // numbers to add up, below which starting a thread takes longer
 
 // splitmix64 (Steele, Lea and Flood 2014): the same numbers on every platform, which <random>'s distributions are not.
 struct SplitMix64 {
@@ -110,7 +111,7 @@ double lloyd(const float* x, std::size_t n, std::size_t dim, std::size_t k, int 
     if (index == before) break;
     before = index;
     const Members members(index, k);
-    parallel_for(k, 16, threads, [&](std::size_t begin, std::size_t end) {
+    parallel_for(k, n * dim < kWorthThreads ? k : 16, threads, [&](std::size_t begin, std::size_t end) {
       std::vector<double> sum(dim);
       for (std::size_t c = begin; c < end; ++c) {
         const std::size_t size = members.start[c + 1] - members.start[c];

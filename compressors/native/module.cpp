@@ -4,6 +4,7 @@
 #include <algorithm>
 
 #include "arrays.hpp"
+#include "beam.hpp"
 #include "encode_pq.hpp"
 #include "kmeans.hpp"
 #include "tiles.hpp"
@@ -66,6 +67,19 @@ static Array<float, 2> project(Matrix<float> x, Matrix<float> matrix, int thread
   return out;
 }
 
+static Array<std::uint8_t, 3> extend_beams(Matrix<float> x, Cube<float> codebooks, Cube<std::uint8_t> beams,
+                                           std::size_t wider, int threads) {
+  const std::size_t n = x.shape(0), dim = x.shape(1), m = beams.shape(2), width = beams.shape(1), k = codebooks.shape(1);
+  require(codebooks.shape(2) == dim && codebooks.shape(0) == m + 1, "codebooks must be (stages so far + 1, k, dim)");
+  require(beams.shape(0) == n && width >= 1, "beams must be (rows of x, width, stages so far)");
+  require(k >= 1 && k <= 256 && wider >= 1 && wider <= width * k, "too many beams, or too large a codebook");
+  for (std::size_t i = 0; i < beams.size(); ++i) require(beams.data()[i] < k, "a code is outside of its codebook");
+  auto extended = make_array<std::uint8_t, 3>({n, wider, m + 1});
+  nb::gil_scoped_release release;
+  ragq::extend_beams(x.data(), n, dim, codebooks.data(), m, k, beams.data(), width, wider, threads, extended.data());
+  return extended;
+}
+
 void register_scalar(nb::module_& m);
 
 NB_MODULE(_cpu, m) {
@@ -76,5 +90,6 @@ NB_MODULE(_cpu, m) {
   m.def("assign", &assign, "x"_a, "centroids"_a, "threads"_a);
   m.def("encode_pq", &encode_pq, "x"_a, "codebook"_a, "offsets"_a, "threads"_a);
   m.def("project", &project, "x"_a, "matrix"_a, "threads"_a);
+  m.def("extend_beams", &extend_beams, "x"_a, "codebooks"_a, "beams"_a, "wider"_a, "threads"_a);
   register_scalar(m);
 }

@@ -1,0 +1,219 @@
+"""Codebooks: k-means, and what every quantizer with look-up tables shares.
+
+A codebook is an array ``(K, dim)`` cut into M sub-quantizers by `offsets`: sub-quantizer `m` reads the columns
+``offsets[m] .. offsets[m + 1]``, and its K codewords are those columns of the K rows.
+
+k-means: seeds by k-means++ (Arthur and Vassilvitskii, SODA 2007), Lloyd's iterations, and an emptied cluster takes over
+the row farthest from its own centroid. The loops are in C++ and give the same bits with any number of threads and on
+every processor.
+"""
+
+from __future__ import annotations
+
+import os
+from itertools import pairwise
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragq.checks import check_embeddings, check_int
+from ragq.compressors import _cpu
+from ragq.errors import InvalidArgumentError
+
+__all__ = ["cpu_threads", "even_offsets", "fit_codebook", "kmeans", "nibble_order", "sample_rows", "usage"]
+
+Floats = NDArray[np.float32]
+Codes = NDArray[np.uint8]
+ROWS_PER_CODEWORD = 256  # more rows move a centroid by less than they cost
+SEEDING_ROWS = 64  # a codeword; k-means++ needs only the shape of the data
+
+
+def cpu_threads() -> int:
+    """Return how many threads the C++ loops use: the processors that this process may run on."""
+    return len(os.sched_getaffinity(0)) if hasattr(os, "sched_getaffinity") else os.cpu_count() or 1
+
+
+def sample_rows(x: Floats, rows: int, rng: np.random.Generator) -> Floats:
+    """Return `rows` rows of `x` in their order, or all of them when there are no more."""
+    if len(x) <= rows:
+        return x
+    return x[np.sort(rng.choice(len(x), rows, replace=False))]
+
+
+def kmeans(
+    x: Floats,
+    k: int,
+    *,
+    iterations: int = 25,
+    seed: int = 0,
+    initial: Floats | None = None,
+    threads: int | None = None,
+) -> Floats:
+    """Return `k` centroids of the rows of `x`.
+
+    Parameters
+    ----------
+    x : ndarray of float32, shape (n, dim)
+        At least `k` rows.
+    k : int
+    iterations : int
+        Lloyd's iterations at most; it stops when no row changes its cluster.
+    seed : int
+        The same seed gives the same centroids, whatever `threads` is.
+    initial : ndarray of float32, shape (k, dim), optional
+        Where to start, instead of k-means++.
+    threads : int, optional
+        As many as there are processors when None.
+
+    Returns
+    -------
+    ndarray of float32, shape (k, dim)
+
+    Raises
+    ------
+    InvalidArgumentError
+        Fewer than `k` rows.
+    """
+    x = check_embeddings(x)
+    check_int(k, "k", 1)
+    if len(x) < k:
+        raise InvalidArgumentError(f"k-means with {k} centroids needs at least {k} rows. Got {len(x)}.")
+    if initial is None:
+        seeding = sample_rows(x, SEEDING_ROWS * k, np.random.default_rng(seed))
+        initial = _cpu.seed_centroids(seeding, k, seed)
+    centroids, _ = _cpu.lloyd(x, np.ascontiguousarray(initial, np.float32), iterations, threads or cpu_threads())
+    return centroids
+
+
+def even_offsets(dim: int, m: int) -> NDArray[np.int64]:
+    """Cut `dim` columns into `m` runs of equal width; where `m` does not divide `dim`, the first ones are one wider."""
+    width, wider = divmod(dim, m)
+    return np.cumsum([0] + [width + 1] * wider + [width] * (m - wider)).astype(np.int64)
+
+
+def fit_codebook(
+    x: Floats,
+    offsets: NDArray[np.int64],
+    k: int,
+    *,
+    iterations: int,
+    rng: np.random.Generator,
+    initial: Floats | None = None,
+) -> Floats:
+    """Run k-means in the columns of each sub-quantizer.
+
+    Parameters
+    ----------
+    x : ndarray of float32, shape (n, dim)
+    offsets : ndarray of int64, shape (M + 1,)
+    k : int
+        Codewords of each.
+    initial : ndarray of float32, shape (k, dim), optional
+        Codebook to start from.
+
+    Returns
+    -------
+    ndarray of float32, shape (k, dim)
+    """
+    codebook = np.empty((k, x.shape[1]), np.float32)
+    for start, stop in pairwise(offsets):
+        part = np.ascontiguousarray(x[:, start:stop])
+        known = None if initial is None else initial[:, start:stop]
+        seed = int(rng.integers(2**63))
+        codebook[:, start:stop] = kmeans(part, k, iterations=iterations, seed=seed, initial=known)
+    return codebook
+
+
+def nibble_order(codewords: Floats) -> NDArray[np.int64]:
+    """Order 256 codewords so that 16 that are near each other share a high nibble.
+
+    A scan can then bound a whole score from the high nibbles alone. The codewords are halved four times at the median
+    of their first principal axis.
+
+    Parameters
+    ----------
+    codewords : ndarray of float32, shape (256, width)
+
+    Returns
+    -------
+    ndarray of int64, shape (256,)
+        Rows of `codewords` in their new order.
+    """
+    groups = [np.arange(len(codewords))]
+    for _ in range(4):
+        halves = []
+        for group in groups:
+            points = codewords[group].astype(np.float64)
+            points -= points.mean(axis=0)
+            axis = np.linalg.eigh(points.T @ points)[1][:, -1]
+            axis *= np.sign(axis[np.abs(axis).argmax()])  # an eigenvector has no sign of its own
+            halves += np.split(group[np.argsort(points @ axis, kind="stable")], 2)
+        groups = halves
+    return np.concatenate(groups)
+
+
+def in_nibble_order(codebook: Floats, offsets: NDArray[np.int64]) -> Floats:
+    """Return a codebook of 256 codewords with each sub-quantizer's in `nibble_order`; a smaller one as it is."""
+    if len(codebook) != 256:
+        return codebook
+    ordered = np.empty_like(codebook)
+    for start, stop in pairwise(offsets):
+        ordered[:, start:stop] = codebook[nibble_order(codebook[:, start:stop]), start:stop]
+    return ordered
+
+
+def encode(x: Floats, codebook: Floats, offsets: NDArray[np.int64]) -> Codes:
+    """Return the nearest codeword of each sub-quantizer, `(n, M)`; of equals the first."""
+    return _cpu.encode_pq(np.ascontiguousarray(x), np.ascontiguousarray(codebook), offsets, cpu_threads())
+
+
+def decode(codes: Codes, codebook: Floats, offsets: NDArray[np.int64]) -> Floats:
+    """Return the codewords that `codes` name, side by side: `(n, dim)`."""
+    x = np.empty((len(codes), codebook.shape[1]), np.float32)
+    for m, (start, stop) in enumerate(pairwise(offsets)):
+        x[:, start:stop] = codebook[:, start:stop][codes[:, m]]
+    return x
+
+
+def tables(queries: Floats, codebook: Floats, offsets: NDArray[np.int64]) -> Floats:
+    """Return the inner products of queries with every codeword, `(n_queries, M, K)`."""
+    found = np.empty((len(queries), len(offsets) - 1, len(codebook)), np.float32)
+    for m, (start, stop) in enumerate(pairwise(offsets)):
+        found[:, m] = queries[:, start:stop] @ codebook[:, start:stop].T
+    return found
+
+
+def pack_codes(codes: Codes, bits: int) -> Codes:
+    """Put 4-bit codes two in a byte, the first in the low nibble; leave 8-bit codes as they are."""
+    if bits == 8:
+        return codes
+    even = codes if codes.shape[1] % 2 == 0 else np.pad(codes, ((0, 0), (0, 1)))
+    return even[:, 0::2] | (even[:, 1::2] << 4)
+
+
+def unpack_codes(body: Codes, m: int, bits: int) -> Codes:
+    """Undo `pack_codes`."""
+    if bits == 8:
+        return body
+    return np.stack([body & 15, body >> 4], axis=2).reshape(len(body), 2 * body.shape[1])[:, :m]
+
+
+def usage(codes: Codes, k: int) -> dict[str, Any]:
+    """Say how well codes fill their codebooks.
+
+    Parameters
+    ----------
+    codes : ndarray of uint8, shape (n, M)
+        One code below `k` an element.
+
+    Returns
+    -------
+    dict
+        ``used``: share of the codewords that some row uses; ``entropy``: bits a code, out of log2 `k`; both means over
+        the M sub-quantizers.
+    """
+    counts = np.stack([np.bincount(column, minlength=k) for column in codes.T])
+    shares = counts / max(1, len(codes))
+    bits = -np.sum(shares * np.log2(np.where(shares > 0, shares, 1)), axis=1)
+    return {"used": float((counts > 0).mean()), "entropy": float(bits.mean())}
