@@ -75,10 +75,11 @@ def scan(
         masks = [None] * len(blocks)
     elif len(masks) != len(blocks):
         raise InvalidArgumentError(f"'masks' must have one entry a block. Got {len(masks)} for {len(blocks)} blocks.")
-    parts = [topk(np.empty((scorer.n_queries, 0), np.float32), k)]
+    best = topk(np.empty((scorer.n_queries, 0), np.float32), k)
     first = 0
     for block, mask in zip(blocks, masks, strict=True):
-        scores, rows = kernels.topk(scorer, block, k, mask, threads=threads, exact=exact)
-        parts.append((scores, np.where(rows >= 0, rows + first, -1)))
+        above = best[0][:, -1] if k else None  # what a row of a later block has to beat
+        scores, rows = kernels.topk(scorer, block, k, mask, threads=threads, exact=exact, above=above)
+        best = merge_topk([best, (scores, np.where(rows >= 0, rows + first, -1))], k)
         first += block.rows
-    return merge_topk(parts, k)
+    return best

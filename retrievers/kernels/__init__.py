@@ -109,6 +109,7 @@ def topk(
     *,
     threads: int = 1,
     exact: bool = False,
+    above: NDArray[np.float32] | None = None,
     start: int = 0,
     stop: int | None = None,
 ) -> Result:
@@ -127,6 +128,8 @@ def topk(
         Never rule a row out by a part of its code. Otherwise a large block of 8-bit codes or of planes is scanned by
         the first half or the first plane, and the other parts are read only for rows that come within `MARGINS`
         standard deviations of the top k; on real embeddings that loses less than 0.5 % of the top 10.
+    above : ndarray of float32, shape (n_queries,), optional
+        Rows that do not score more than this need not be returned: the k-th score of blocks scanned before.
     start, stop : int
         Rows to scan.
 
@@ -145,6 +148,8 @@ def topk(
     assert isinstance(scorer, LinearScorer)
     if name in MARGINS and not exact and stop - start >= MARGIN_ROWS:
         options["margin"] = MARGINS[name]
+    if above is not None and implementation() != "triton":
+        options["above"] = above
     return _run(
         name,
         *args,

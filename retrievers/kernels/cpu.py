@@ -74,6 +74,7 @@ def _call(
     scale: NDArray[np.float16] | None = None,
     shift: NDArray[np.float16] | None = None,
     shift_weight: Floats | None = None,
+    above: Floats | None = None,
     mask: Bytes | None = None,
     start: int = 0,
     stop: int | None = None,
@@ -97,6 +98,7 @@ def _call(
         _factor(shift, rows, "shift"),
         None if shift_weight is None else _floats(shift_weight),
         np.zeros(n_queries, np.float32) if bias is None else _floats(bias),
+        None if above is None else _floats(above),
         threads,
         *result,
     )

@@ -17,6 +17,8 @@ scale, shift : ndarray of float16, shape (rows or more,), optional
     The factors of each row.
 shift_weight : ndarray of float32, shape (q,), optional
     Needed with `shift`.
+above : ndarray of float32, shape (q,), optional
+    Only rows that score more than this are returned: the k-th score of what was scanned before.
 mask : ndarray of uint8, optional
     Row bitset (see `ragq.select.pack_mask`), 1 = may be returned; row 0 is the first of the column.
 start, stop : int
@@ -55,6 +57,7 @@ def _best(
     scale: NDArray[np.float16] | None = None,
     shift: NDArray[np.float16] | None = None,
     shift_weight: Floats | None = None,
+    above: Floats | None = None,
     mask: Bytes | None = None,
     start: int = 0,
     stop: int | None = None,
@@ -74,6 +77,8 @@ def _best(
     scanned[start : rows if stop is None else stop] = True
     if mask is not None:
         scanned &= unpack_mask(mask, rows)
+    if above is not None:
+        scanned = scanned & (scores > above[:, None])
     return topk(np.where(scanned, scores, np.float32(-np.inf)).astype(np.float32, copy=False), k)
 
 

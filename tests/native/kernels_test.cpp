@@ -67,7 +67,7 @@ struct Case {
                             static_cast<int64_t>(mask.size())};
         const Factors f = {factors ? scale.data() : nullptr, factors == 2 ? shift.data() : nullptr, weight.data(),
                            bias.data()};
-        scan(Request{&loops_of(set), range, f, queries, k, threads, answer.scores.data(), answer.rows.data()});
+        scan(Request{&loops_of(set), range, f, queries, k, nullptr, threads, answer.scores.data(), answer.rows.data()});
         return answer;
     }
 };
@@ -121,8 +121,8 @@ void dense_and_maxsim(Case& c) {
         }
         const DenseCodes input = {static_cast<Value>(value), codes.data(), c.dim * size, c.dim,
                                   levels.data(),             queries.data()};
-        // E5M2 numbers go up to 57344: what cancels leaves more behind.
-        const double tolerance = value == static_cast<int>(Value::e5m2) ? 0.1 : 1e-4;
+        // Sums of 384 products of numbers up to 255, or E5M2's 57344, leave this behind where they cancel.
+        const double tolerance = size > 1 ? 1e-3 : value == static_cast<int>(Value::e5m2) ? 1 : 5e-2;
         check("dense", c, c.rows, tolerance, [&](const Request& r) { dense_topk(r, input); });
 
         const int64_t documents = c.rows / 3;

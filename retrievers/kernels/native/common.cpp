@@ -84,7 +84,9 @@ void scan_parts(const Request& request, const std::function<void(const Rows&, To
         Rows rows = request.rows;
         rows.start = std::max(rows.start, first + units * i / n * align);
         rows.stop = std::min(rows.stop, first + units * (i + 1) / n * align);
-        parts.push_back({rows, std::vector<TopK>(request.n_queries, TopK(request.k))});
+        parts.push_back({rows, {}});
+        for (int64_t query = 0; query < request.n_queries; ++query)
+            parts.back().best.emplace_back(request.k, request.above ? request.above[query] : kNone);
     }
     std::vector<std::exception_ptr> errors(n);
     const auto run = [&](int64_t i) {

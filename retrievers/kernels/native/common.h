@@ -41,8 +41,8 @@ struct Factors {
 // The best k rows of a query: higher score, then lower row. Rows must come in ascending order.
 class TopK {
   public:
-    explicit TopK(int64_t k) : k_(k) {}
-    // A row must score more than this; -inf until k rows are there, so that -inf and NaN never enter.
+    TopK(int64_t k, float above) : k_(k), threshold_(above) {}
+    // A row must score more than this; at least -inf, so that -inf and NaN never enter.
     float threshold() const { return threshold_; }
     void push(float score, int64_t row) {
         if (score > threshold_) insert(score, row);
@@ -56,7 +56,7 @@ class TopK {
   private:
     void insert(float score, int64_t row);
     int64_t k_;
-    float threshold_ = kNone;
+    float threshold_;
     std::vector<Entry> heap_;  // worst first
 };
 
@@ -66,6 +66,7 @@ struct Request {
     Rows rows;
     Factors factors;
     int64_t n_queries, k;
+    const float* above;  // a query: only rows that score more count, or null
     int threads;
     float* scores;    // out: (n_queries, k), padded with -inf
     int64_t* best;    // out: (n_queries, k), padded with -1

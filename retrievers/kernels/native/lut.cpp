@@ -218,19 +218,39 @@ void measure_bounds(const LutCodes& codes, const Rows& rows, Rescorer& rescorer,
     }
 }
 
-void LutRescorer::raw(int64_t query, const int64_t* rows, int64_t n, float* out) {
-    const int64_t entries = codes_.entries();
-    const float* tables = codes_.tables + query * codes_.m * entries;
-    // The order of the reference, sub-quantizer by sub-quantizer; four rows at once hide the latency of the sum.
-    for (int64_t i = 0; i < n; i += 4) {
-        const int64_t part = std::min<int64_t>(4, n - i);
-        float sum[4] = {};
-        int64_t row[4];
-        for (int64_t r = 0; r < 4; ++r) row[r] = rows[i + std::min(r, part - 1)];
-        for (int64_t j = 0; j < codes_.m; ++j)
-            for (int64_t r = 0; r < 4; ++r) sum[r] += tables[j * entries + codes_.code(row[r], j)];
-        std::copy_n(sum, part, out + i);
+// Sum the tables of a query for `Rows` rows, in the order of the reference, sub-quantizer by sub-quantizer; several rows
+// at once hide the latency of the sum.
+template <bool Eight, int64_t Rows>
+static void sum_tables(const LutCodes& codes, const float* tables, const int64_t* rows, float* out) {
+    constexpr int64_t entries = Eight ? 256 : 16;
+    const uint8_t *high[Rows], *low[Rows];
+    float sum[Rows] = {};
+    for (int64_t r = 0; r < Rows; ++r) {
+        const int64_t at = rows[r] / 32 * codes.pairs * 32 + rows[r] % 32;
+        high[r] = codes.high + at, low[r] = Eight ? codes.low + at : nullptr;
     }
+    for (int64_t j = 0; j < codes.m; j += 2, tables += 2 * entries) {
+        const bool second = j + 1 < codes.m;
+        for (int64_t r = 0; r < Rows; ++r) {
+            const unsigned h = high[r][16 * j], l = Eight ? low[r][16 * j] : 0;
+            sum[r] += tables[Eight ? (h & 15) << 4 | (l & 15) : h & 15];
+            if (second) sum[r] += tables[entries + (Eight ? (h & 240) | l >> 4 : h >> 4)];
+        }
+    }
+    std::copy_n(sum, Rows, out);
+}
+
+template <bool Eight>
+static void sum_all(const LutCodes& codes, const float* tables, const int64_t* rows, int64_t n, float* out) {
+    int64_t i = 0;
+    for (; i + 4 <= n; i += 4) sum_tables<Eight, 4>(codes, tables, rows + i, out + i);
+    for (; i < n; ++i) sum_tables<Eight, 1>(codes, tables, rows + i, out + i);
+}
+
+void LutRescorer::raw(int64_t query, const int64_t* rows, int64_t n, float* out) {
+    const float* tables = codes_.tables + query * codes_.m * codes_.entries();
+    if (codes_.low) return sum_all<true>(codes_, tables, rows, n, out);
+    sum_all<false>(codes_, tables, rows, n, out);
 }
 
 void lut_topk(const Request& request, const LutCodes& codes, double margin) {

@@ -38,6 +38,7 @@ struct Call {
     Maybe<uint16_t> scale, shift;
     Maybe<float> shift_weight;
     In<float> bias;
+    Maybe<float> above;
     int threads;
     Out<float> scores;
     Out<int64_t> best;
@@ -50,6 +51,7 @@ struct Call {
                 factors,
                 static_cast<int64_t>(bias.size()),
                 static_cast<int64_t>(best.shape(1)),
+                data_of(above),
                 threads,
                 scores.data(),
                 best.data()};
@@ -116,13 +118,13 @@ NB_MODULE(_cpu, m) {
     nb::class_<Call>(m, "Call").def(
         "__init__",
         [](Call* self, std::string set, int64_t start, int64_t stop, Maybe<uint8_t> mask, Maybe<uint16_t> scale,
-           Maybe<uint16_t> shift, Maybe<float> shift_weight, In<float> bias, int threads, Out<float> scores,
+           Maybe<uint16_t> shift, Maybe<float> shift_weight, In<float> bias, Maybe<float> above, int threads, Out<float> scores,
            Out<int64_t> best) {
-            new (self) Call{std::move(set), start, stop, mask, scale, shift, shift_weight, bias, threads, scores, best};
+            new (self) Call{std::move(set), start, stop, mask, scale, shift, shift_weight, bias, above, threads, scores, best};
         },
         nb::arg("set"), nb::arg("start"), nb::arg("stop"), nb::arg("mask").none(), nb::arg("scale").none(),
-        nb::arg("shift").none(), nb::arg("shift_weight").none(), nb::arg("bias"), nb::arg("threads"),
-        nb::arg("scores"), nb::arg("best"));
+        nb::arg("shift").none(), nb::arg("shift_weight").none(), nb::arg("bias"), nb::arg("above").none(),
+        nb::arg("threads"), nb::arg("scores"), nb::arg("best"));
     m.def("built_sets", built_sets);
     m.def("available_sets", available_sets);
     m.def("lut", lut, nb::arg("call"), nb::arg("high"), nb::arg("low").none(), nb::arg("tables"), nb::arg("margin"));
