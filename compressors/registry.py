@@ -38,6 +38,10 @@ MODULES = {
     "LVQ": "lvq",
     "LeanVec": "leanvec",
     "SM2": "sm2",
+    "PQ": "pq",
+    "OPQ": "opq",
+    "RQ": "rq",
+    "VPQ": "vpq",
 }
 
 _registered: list[type[Stage]] = []
