@@ -32,6 +32,9 @@ WIDTH = 150  # of tables that do not go to a terminal
 @click.option("--seed", type=click.IntRange(0), default=0, show_default=True)
 @click.option("--preset", type=click.Choice(["rag-storage"]), help="Add the methods of a study.")
 @click.option("--compare", metavar="NAME,...", help="Add the codecs of other libraries: faiss, turbovec ...")
+@click.option(
+    "--stress", type=click.IntRange(2, 16), metavar="DIM", help="No DATASET: LIMIT's critical n of each codec."
+)
 @click.option("--out", type=click.Path(path_type=Path), help="Folder for the report; an interrupted run goes on there.")
 @model_options
 @json_option
@@ -42,6 +45,7 @@ def eval_command(
     pick: bool,
     preset: str | None,
     compare: str | None,
+    stress: int | None,
     out: Path | None,
     as_json: bool,
     **options: Any,
@@ -56,6 +60,7 @@ def eval_command(
     ragq eval beir/scifact beir/cranfield --embeddings minilm --budget 384,192,96,48,24 --out report/
     ragq eval beir/scifact --embeddings minilm --budget 48 --pick
     ragq eval beir/scifact --embeddings minilm --preset rag-storage --out study/
+    ragq eval --stress 6 --codec INT8 --codec INT4 --codec BIN
     """
     from ragq.eval.candidates import parse_budgets
     from ragq.eval.run import extra_systems, load_data, run
@@ -63,6 +68,11 @@ def eval_command(
     budgets = parse_budgets(budget) if budget else []
     if pick and not budgets:
         raise click.UsageError("--pick needs --budget.")
+    if stress is not None:
+        if datasets or not codecs:
+            raise click.UsageError("--stress takes no DATASET, and needs at least one --codec.")
+        show_stress(codecs, stress, options["seed"], as_json)
+        return
     if not datasets:
         raise click.UsageError("Give at least one DATASET, such as a BEIR folder or mteb:SciFact.")
     names = ("model", "device", "backend", "batch_size")
@@ -95,6 +105,22 @@ def eval_command(
     if failed:
         first = failed[0]
         raise click.ClickException(f"{len(failed)} runs failed, first {first.spec} on {first.dataset}: {first.error}")
+
+
+def show_stress(codecs: tuple[str, ...], dim: int, seed: int, as_json: bool) -> None:
+    """Print how many documents each code holds when every pair must be some query's top two."""
+    from dataclasses import asdict
+
+    from ragq.eval.limit import capacities
+
+    found = capacities(codecs, dim, seed=seed)
+    if as_json:
+        echo_json([{"dataset": f"limit-free-{dim}", **asdict(row)} for row in found])
+        return
+    click.echo(f"{'spec':16} {'code B':>7} {'critical n':>11} {'effective dimension':>20}")
+    for row in found:
+        numbers = f"{row.code_bytes:7} {row.critical_n:11} {row.effective_dim:20.1f}"
+        click.echo(f"{row.spec:16} {numbers if row.error is None else row.error}")
 
 
 def line(result: Result, kept: bool, measure: str) -> str:

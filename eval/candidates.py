@@ -10,6 +10,7 @@ from numpy.typing import NDArray
 
 from ragq.compressors import from_spec
 from ragq.compressors.base import Transform
+from ragq.compressors.catalogue import catalogue
 from ragq.compressors.registry import stage_classes
 from ragq.compressors.spec import fields
 from ragq.errors import InvalidArgumentError
@@ -30,16 +31,8 @@ def parse_budgets(text: str) -> list[int]:
 
 
 def menu(dim: int) -> list[str]:
-    """Return the specs that the registry offers at `dim` dimensions: what ``ragq codecs`` lists, that fits."""
-    specs = [_fill(spec, dim) for cls in stage_classes() for spec in cls.menu]
-    return [BASELINE, *(spec for spec in dict.fromkeys(specs) if spec != BASELINE and _size(spec, dim) is not None)]
-
-
-def _fill(spec: str, dim: int) -> str:
-    """Put numbers in for ``{2}``, the dimensions divided by 2, and its like."""
-    for divisor in range(1, 1025):
-        spec = spec.replace(f"{{{divisor}}}", str(max(1, dim // divisor)))
-    return spec
+    """Return the specs that ``ragq codecs`` lists at `dim` dimensions, float32 first."""
+    return list(dict.fromkeys([BASELINE, *(offer.spec for offer in catalogue(dim))]))
 
 
 def candidates(dim: int, budgets: Sequence[int]) -> list[str]:
