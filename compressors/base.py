@@ -382,6 +382,10 @@ class Chain(Compressor):
         return max(stage.minimum_rows for stage in self.stages)
 
     @property
+    def code_size(self) -> int:
+        return self.quantizer.code_size
+
+    @property
     def layout(self) -> Layout:
         return self.quantizer.layout
 
