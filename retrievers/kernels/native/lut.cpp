@@ -115,7 +115,7 @@ class Scan {
     const Rows& rows_;
     TopK* best_;
     void (*loop_)(const LutRun&, const LutQuery*, int);
-    std::vector<uint8_t> scratch_;
+    Lines scratch_;
     uint32_t live_[kTileBlocks];
     uint32_t hits_[kMaxQueries][kTileBlocks];
 };
@@ -131,41 +131,71 @@ std::vector<float> high_means(const float* tables, int64_t m) {
     return means;
 }
 
+struct Span {
+    float low, high;
+};
+
+// The loops over `lane` become vector instructions; NaN in a table shows up in `high - low` or in the size.
+Span span_of(const float* t, int64_t entries) {
+    float low[8], high[8];
+    std::copy_n(t, 8, low), std::copy_n(t, 8, high);
+    for (int64_t e = 8; e < entries; e += 8)
+        for (int lane = 0; lane < 8; ++lane) {
+            const float x = t[e + lane];
+            low[lane] = x < low[lane] ? x : low[lane];
+            high[lane] = x > high[lane] ? x : high[lane];
+        }
+    return {*std::min_element(low, low + 8), *std::max_element(high, high + 8)};
+}
+
+// Round the entries of a table down to multiples of `step` above `low`; return the most that it took off an entry.
+double round_table(const float* t, int64_t entries, float low, float step, float inverse, float top, uint8_t* level) {
+    float worst[8] = {};
+    for (int64_t e = 0; e < entries; e += 8)
+        for (int lane = 0; lane < 8; ++lane) {
+            const float above = t[e + lane] - low, wanted = above * inverse;
+            const int whole = static_cast<int>(wanted < top ? wanted : top);
+            const float off = above - static_cast<float>(whole) * step;
+            worst[lane] = off > worst[lane] ? off : worst[lane];
+            level[e + lane] = static_cast<uint8_t>(whole);
+        }
+    return *std::max_element(worst, worst + 8);
+}
+
 }  // namespace
 
 Bound round_tables(const Loops& loops, const float* tables, int64_t m, int64_t entries) {
     const int copies = entries == 16 ? loops.copies : 1;
     const int64_t padded = (m + 7) / 8 * 8;  // the widest loop takes eight codes a step
     Bound bound;
-    bound.tables.assign(padded * entries * copies, 0);
+    bound.tables = Lines(padded * entries * copies);
+    std::vector<Span> spans(m);
     double range = 0, size = 0;
     for (int64_t j = 0; j < m; ++j) {
-        const auto [low, high] = std::minmax_element(tables + j * entries, tables + (j + 1) * entries);
-        range = std::max(range, static_cast<double>(*high) - *low);
-        size += std::max(std::abs(*low), std::abs(*high));
+        spans[j] = span_of(tables + j * entries, entries);
+        range = std::max(range, static_cast<double>(spans[j].high) - spans[j].low);
+        size += std::max(std::abs(spans[j].low), std::abs(spans[j].high));
     }
-    const int64_t top = std::min<int64_t>(kMaxEntry, 65535 / std::max<int64_t>(m, 1));
     if (!std::isfinite(range) || !std::isfinite(size)) {  // no bound: every row is scored by the float tables
         bound.slack = std::numeric_limits<double>::infinity();
         return bound;
     }
-    if (range > 0) bound.step = range / top;
+    const int64_t top = std::min<int64_t>(kMaxEntry, 65535 / std::max<int64_t>(m, 1));
+    if (range > 0) bound.step = range / static_cast<double>(top);
+    const float step = static_cast<float>(bound.step), inverse = static_cast<float>(1 / bound.step);
+    uint8_t level[256];
     for (int64_t j = 0; j < m; ++j) {
         const float* t = tables + j * entries;
-        const double low = *std::min_element(t, t + entries);
-        double worst = 0;
-        for (int64_t e = 0; e < entries; ++e) {
-            const int level = static_cast<int>(std::clamp((t[e] - low) / bound.step, 0.0, static_cast<double>(top)));
-            worst = std::max(worst, t[e] - low - level * bound.step);
-            for (int copy = 0; copy < copies; ++copy) {
-                const int64_t at = entries == 16 ? entry_at(j, static_cast<int>(e), copies, copy) : j * entries + e;
-                bound.tables[at] = static_cast<uint8_t>(level);
-            }
-        }
+        const float low = spans[j].low;
         bound.base += low;
-        bound.slack += worst;
+        bound.slack += round_table(t, entries, low, step, inverse, static_cast<float>(top), level);
+        if (entries == 256) std::copy_n(level, 256, bound.tables.data() + 256 * j);
+        if (entries == 16)
+            for (int copy = 0; copy < copies; ++copy)
+                std::copy_n(level, 16, bound.tables.data() + entry_at(j, 0, copies, copy));
     }
-    bound.slack += 1e-6 * static_cast<double>(m + 1) * size;  // the float tables are summed in float32
+    // The float tables are summed in float32, and so is what was rounded off.
+    bound.slack += 1e-6 * static_cast<double>(m + 1) * size;
     return bound;
 }
 
@@ -193,10 +223,11 @@ void measure_bounds(const LutCodes& codes, const Rows& rows, Rescorer& rescorer,
     for (size_t query = 0; query < bounds.size(); ++query) {
         Bound& bound = bounds[query];
         rescorer.raw(static_cast<int64_t>(query), sample.data(), n, raw.data());
+        const uint8_t* tables = bound.tables.data();
         double raw_mean = 0, sum_mean = 0, covariance = 0, variance = 0, rest = 0;
         for (int64_t i = 0; i < n; ++i) {
             int total = 0;
-            for (int64_t j = 0; j < codes.m; ++j) total += bound.tables[entry_at(j, code[i * codes.m + j], copies, 0)];
+            for (int64_t j = 0; j < codes.m; ++j) total += tables[entry_at(j, code[i * codes.m + j], copies, 0)];
             sum[i] = total;
             raw_mean += raw[i] / n, sum_mean += sum[i] / n;
         }

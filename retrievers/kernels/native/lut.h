@@ -22,9 +22,20 @@ struct LutCodes {
     }
 };
 
+// Bytes at a cache line, so that no vector load crosses one.
+class Lines {
+  public:
+    explicit Lines(int64_t n = 0) : bytes_(n + 63) {}
+    uint8_t* data() { return bytes_.data() + (-reinterpret_cast<uintptr_t>(bytes_.data()) & 63); }
+    const uint8_t* data() const { return const_cast<Lines*>(this)->data(); }
+
+  private:
+    std::vector<uint8_t> bytes_;
+};
+
 // A query's tables rounded down to 0 .. 63: the raw score is base + step * sum of entries, at most `slack` more.
 struct Bound {
-    std::vector<uint8_t> tables;
+    Lines tables;
     double base = 0, step = 1, slack = 0;
 };
 
