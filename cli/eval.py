@@ -99,6 +99,10 @@ def eval_command(
         echo_json(report.rows)
     else:
         show(report, budgets)
+        if preset is not None:
+            from ragq.eval.study import CLAIM
+
+            click.echo("\n".join(["The study's claim, int8 raw and in its units:", *report.compared(CLAIM)]))
         if out is not None:
             click.echo(f"Report: {out / 'report.html'}")
     failed = [result for result in report.failures() if result.spec in codecs]

@@ -20,7 +20,7 @@ from ragq.eval.datasets import Dataset
 from ragq.eval.frontier import best_within
 from ragq.eval.metrics import MEASURES, parse_measure
 from ragq.eval.sweep import AGREEMENT, Result
-from ragq.eval.tables import fallback_measure, make_rows, of_dataset
+from ragq.eval.tables import fallback_measure, make_rows, of_dataset, paired
 from ragq.storage import storage_errors, write_bytes
 
 if TYPE_CHECKING:
@@ -117,6 +117,16 @@ class Report:
     def failures(self) -> list[Result]:
         """Return the runs that failed."""
         return [result for result in self.results if result.error is not None]
+
+    def compared(self, pairs: Sequence[tuple[str, str]]) -> list[str]:
+        """Return a line for each pair of specs and data set: the difference, its interval, and the verdict."""
+        lines = []
+        for spec, reference in pairs:
+            for dataset, found in paired(self.results, spec, reference, self.measure, seed=self.seed).items():
+                verdict = "a tie" if not found.significant else "better" if found.difference > 0 else "worse"
+                interval = f"[{found.low:+.4f}, {found.high:+.4f}]"
+                lines.append(f"{dataset}: {spec} less {reference}: {found.difference:+.4f} {interval}, {verdict}")
+        return lines
 
     def table(self, dataset: str | None = None) -> Table:
         """Return the runs of a data set, by default of the average, as a rich table, fewest bytes first."""

@@ -15,10 +15,10 @@ import numpy as np
 
 from ragq.errors import InvalidArgumentError
 from ragq.eval.frontier import upper_hull
-from ragq.eval.significance import bootstrap_means, compare, interval
+from ragq.eval.significance import Comparison, bootstrap_means, compare, interval
 from ragq.eval.sweep import Result
 
-__all__ = ["AVERAGE", "BASELINE", "fallback_measure", "make_rows", "of_dataset"]
+__all__ = ["AVERAGE", "BASELINE", "fallback_measure", "make_rows", "of_dataset", "paired"]
 
 AVERAGE = "average"
 BASELINE = "F32"
@@ -60,6 +60,28 @@ def make_rows(results: Sequence[Result], measure: str = "ndcg@10", *, seed: int 
         complete = [runs for runs in by_spec.values() if len(runs) == len(datasets)]
         rows += _rows(AVERAGE, complete, measure, seed)
     return rows
+
+
+def paired(
+    results: Sequence[Result], spec: str, reference: str, measure: str = "ndcg@10", *, seed: int = 0
+) -> dict[str, Comparison]:
+    """Compare any two specs, query by query.
+
+    Returns
+    -------
+    dict of str to Comparison
+        By data set, and on average when there are several; data sets where one of the two failed are left out.
+    """
+    runs = {(result.dataset, result.spec): result for result in results if result.error is None}
+    datasets = [name for name, other in runs if other == spec and (name, reference) in runs]
+    tables = [np.array([runs[name, s].by_query[measure] for s in (spec, reference)]) for name in datasets]
+    groups = {name: [table] for name, table in zip(datasets, tables, strict=True)}
+    if len(datasets) > 1:
+        groups[AVERAGE] = tables
+    return {
+        name: compare(bootstrap_means(part, seed=seed), np.mean([table.mean(axis=1) for table in part], axis=0), 0, 1)
+        for name, part in groups.items()
+    }
 
 
 def of_dataset(rows: Sequence[Row], dataset: str | None = None) -> list[Row]:
