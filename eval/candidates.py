@@ -9,7 +9,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragq.compressors import from_spec
-from ragq.compressors.base import Transform
+from ragq.compressors.base import Chain, Compressor, Quantizer, Stage, Transform
 from ragq.compressors.catalogue import catalogue
 from ragq.compressors.registry import stage_classes
 from ragq.compressors.spec import fields
@@ -18,8 +18,9 @@ from ragq.eval.tables import BASELINE
 
 __all__ = ["candidates", "menu", "parse_budgets", "pick"]
 
-SMALL = (0.5, *range(1, 10))  # bits and the like
-QUANTIZERS = ("FP8", "INT4")  # what reductions to fewer dimensions end in
+BITS = [quarters / 4 for quarters in range(36, 0, -1)]  # a dimension
+CODE_BITS = (4, 8)  # what kernels are fast at
+AFTER_REDUCTION = "FP8"
 
 
 def parse_budgets(text: str) -> list[int]:
@@ -39,7 +40,7 @@ def candidates(dim: int, budgets: Sequence[int]) -> list[str]:
     """Return the specs to try at each budget, float32 first.
 
     Of every form of every registered codec, the largest code within the budget is taken if it fills three quarters of
-    it; reductions (PCA, MRL, …) are tried before FP8 and INT4; and so are the specs that the registry's menu has there.
+    it; reductions (PCA, MRL, …) are tried before FP8; and so are the specs that the registry's menu has there.
     A new codec needs nothing here.
 
     Parameters
@@ -48,46 +49,60 @@ def candidates(dim: int, budgets: Sequence[int]) -> list[str]:
     budgets : sequence of int
         Code bytes.
     """
-    offered = menu(dim)
+    offered = [from_spec(spec) for spec in menu(dim)]
     chosen = {BASELINE: None}
     for budget in budgets:
-        for options in [*_forms(dim, budget), *([spec] for spec in offered)]:
-            sizes = {spec: size for spec in options if (size := _size(spec, dim)) is not None}
-            fitting = [spec for spec, size in sizes.items() if 0.75 * budget < size <= budget]
+        for options in [*_forms(dim, budget), *([codec] for codec in offered)]:
+            sizes = [(_size(codec, dim), codec) for codec in options]
+            fitting = [(size, codec) for size, codec in sizes if 0.75 * budget < size <= budget]
             if fitting:
-                chosen[str(from_spec(max(fitting, key=sizes.__getitem__)))] = None
+                chosen[str(max(fitting, key=lambda pair: pair[0])[1])] = None
     return list(chosen)
 
 
-def _forms(dim: int, budget: int) -> Iterator[list[str]]:
-    """Yield, for each form of each codec, the spellings to choose from, the largest numbers first."""
+def _forms(dim: int, budget: int) -> Iterator[list[Compressor]]:
+    """Yield, for each form of each codec, the compressors to choose from, the largest numbers first."""
     near = {int(share * budget) - less for share in (0.5, 1, 2) for less in range(9)}
     counts = sorted((n for n in near if n > 0), reverse=True)
     for cls in stage_classes():
         for form in cls.forms:
             names = fields(form)
-            if issubclass(cls, Transform):
-                if len(names) == 1:
-                    heads = [form.format(**{names[0]: n}) for n in counts if n <= 0.8 * dim]
-                    yield from ([f"{head},{quantizer}" for head in heads] for quantizer in QUANTIZERS)
-            elif not names:
-                yield [form]
-            else:
-                first = SMALL if "bits" in names[0] else counts
-                for rest in product(SMALL, repeat=len(names) - 1):  # such as the bits of PQ{m}x{bits}
-                    yield [_spell(form, names, (value, *rest)) for value in first]
+            first: Sequence[float] = BITS if names and "bits" in names[0] else counts
+            for rest in product(CODE_BITS, repeat=max(0, len(names) - 1)):  # such as the bits of PQ{m}x{bits}
+                filled = [dict(zip(names, (value, *rest), strict=True)) for value in first] if names else [{}]
+                stages = [stage for each in filled if (stage := _build(cls, each)) is not None]
+                yield [chain for stage in stages if (chain := _compressor(stage, dim)) is not None]
 
 
-def _spell(form: str, names: Sequence[str], values: Sequence[float]) -> str:
-    return form.format(**{name: f"{value:g}" for name, value in zip(names, values, strict=True)})
-
-
-def _size(spec: str, dim: int) -> int | None:
-    """Return the code bytes of a spec; None when it cannot work at `dim` dimensions."""
+def _build(cls: type[Stage], arguments: dict[str, float]) -> Stage | None:
+    """Build a stage; None where the arguments are impossible."""
+    whole = {name: int(value) if value == int(value) else value for name, value in arguments.items()}
     try:
-        return from_spec(spec).code_size_at(dim)
+        return cls(**whole)
+    except (InvalidArgumentError, TypeError):
+        return None
+
+
+def _compressor(stage: Stage, dim: int) -> Compressor | None:
+    """Return a quantizer itself, and a reduction to fewer dimensions before FP8; None for other transforms."""
+    if isinstance(stage, Compressor):
+        return stage
+    assert isinstance(stage, Transform)
+    try:
+        smaller = stage._at(dim).dim_out <= 0.8 * dim
     except InvalidArgumentError:
         return None
+    last = from_spec(AFTER_REDUCTION)
+    assert isinstance(last, Quantizer)
+    return Chain([stage], last) if smaller else None
+
+
+def _size(codec: Compressor, dim: int) -> int:
+    """Return the code bytes of a codec; 0 when it cannot work at `dim` dimensions."""
+    try:
+        return codec.code_size_at(dim)
+    except InvalidArgumentError:
+        return 0
 
 
 def pick(documents: NDArray[np.float32], budget: int, *, metric: str = "cosine", seed: int = 0) -> tuple[str, str]:
