@@ -42,6 +42,7 @@ MODULES = {
     "OPQ": "opq",
     "RQ": "rq",
     "VPQ": "vpq",
+    "E8": "lattice",
 }
 
 _registered: list[type[Stage]] = []
