@@ -40,9 +40,18 @@ COLUMNS = {
 @click.option(
     "--repeats", type=click.IntRange(1), default=5, show_default=True, help="Rounds of which medians are taken."
 )
+@click.option("--cpu-time", is_flag=True, help="Count processor time: for a machine that others use too.")
 @click.option("--markdown", is_flag=True, help="Print tables in Markdown.")
 @json_option
-def bench(suites: tuple[str, ...], rows: int | None, queries: int, repeats: int, markdown: bool, as_json: bool) -> None:
+def bench(
+    suites: tuple[str, ...],
+    rows: int | None,
+    queries: int,
+    repeats: int,
+    cpu_time: bool,
+    markdown: bool,
+    as_json: bool,
+) -> None:
     """Time the kernels side by side with whichever of faiss, usearch, numkong, turbovec and rabitqlib are installed.
 
     One process, one thread each, the same vectors, queries and k; times are nanoseconds per vector and query, medians
@@ -64,7 +73,7 @@ def bench(suites: tuple[str, ...], rows: int | None, queries: int, repeats: int,
 
     source = load_source(queries)
     tick(f"data: {source.name}")
-    setting = Bench(lambda n: Vectors(source, n), len(source.queries), repeats, rows, tick)
+    setting = Bench(lambda n: Vectors(source, n), len(source.queries), repeats, rows, tick, cpu_time)
     with one_thread():
         found = list(run(setting, suites))
     if as_json:
@@ -94,7 +103,7 @@ def show(found: Sequence[Row], setting: Bench, markdown: bool) -> None:
     for suite in dict.fromkeys(row.suite for row in found):
         rows = [row for row in found if row.suite == suite]
         cells = [[cell(row) for cell in COLUMNS.values()] for row in rows]
-        title = f"{suite}: {rows[0].rows:,} rows of {rows[0].data}, kernel {rows[0].kernel}"
+        title = f"{suite}: {rows[0].rows:,} rows of {rows[0].data}, kernel {rows[0].kernel}, {rows[0].clock} time"
         if markdown:
             lines = [list(COLUMNS), ["---"] * len(COLUMNS), *cells]
             click.echo(f"**{title}**\n")

@@ -83,6 +83,7 @@ class Row:
     k: int
     rounds: int
     kernel: str
+    clock: str
     data: str
 
 
@@ -102,6 +103,8 @@ class Bench:
         Rows of every suite, instead of each suite's own.
     tick : callable
         Called with a line of progress.
+    cpu_time : bool
+        Count the process's processor time instead of the time on the wall: for a machine that others use too.
     """
 
     vectors: Callable[[int], Vectors]
@@ -109,6 +112,7 @@ class Bench:
     repeats: int = 5
     rows: int | None = None
     tick: Callable[[str], None] = lambda line: None
+    cpu_time: bool = False
     skipped: dict[str, str] = field(default_factory=dict)
 
     @cached_property
@@ -148,11 +152,13 @@ class Bench:
         exact: Exact | None = None,
         exhaustive: Contender | None = None,
         data: str = "",
+        wall: bool = False,
     ) -> Iterator[Row]:
-        """Time a case and yield a row a peer, or one without."""
+        """Time a case, with `wall` always on the wall, and yield a row a peer, or one without."""
         self.tick(f"{suite}: {case}")
         contenders = [ours, *peers]
-        seconds = rounds([partial(c.run, c.queries, k) for c in contenders], self.repeats)
+        now = time.process_time if self.cpu_time and not wall else time.perf_counter
+        seconds = rounds([partial(c.run, c.queries, k) for c in contenders], self.repeats, now)
         n = len(ours.queries)
         ns = [np.array(times) * 1e9 / rows / n for times in seconds]
         recalls = [recall(exact, c, k) for c in contenders]
@@ -180,6 +186,7 @@ class Bench:
                 k=k,
                 rounds=shared or len(ns[0]),
                 kernel=kernels.implementation(),
+                clock="cpu" if now is time.process_time else "wall",
                 data=data,
             )
 
@@ -202,12 +209,20 @@ def scan(
     return Contender(name, run, queries)
 
 
-def rounds(runs: Sequence[Callable[[], Any]], repeats: int) -> list[list[float]]:
-    """Time every run `repeats` times, interleaved; return seconds a call, fewer where `PATIENCE` ran out."""
+def rounds(
+    runs: Sequence[Callable[[], Any]], repeats: int, now: Callable[[], float] = time.perf_counter
+) -> list[list[float]]:
+    """Time every run `repeats` times by the clock `now`, interleaved.
+
+    Returns
+    -------
+    list of list of float
+        For each run, seconds a call by round; fewer rounds where `PATIENCE` ran out.
+    """
     loops, spent = [], []
     for run in runs:
-        first = clock(run, 1)  # warm-up
-        again = clock(run, 1)
+        first = clock(run, 1, now)  # warm-up
+        again = clock(run, 1, now)
         loops.append(max(1, round(SHORTEST / max(again, 1e-9))))
         spent.append(first + again)
     seconds: list[list[float]] = [[] for _ in runs]
@@ -216,18 +231,18 @@ def rounds(runs: Sequence[Callable[[], Any]], repeats: int) -> list[list[float]]
         for i in order:
             if seconds[i] and spent[i] > PATIENCE:
                 continue
-            elapsed = clock(runs[i], loops[i])
+            elapsed = clock(runs[i], loops[i], now)
             spent[i] += elapsed * loops[i]
             seconds[i].append(elapsed)
     return seconds
 
 
-def clock(run: Callable[[], Any], loops: int) -> float:
+def clock(run: Callable[[], Any], loops: int, now: Callable[[], float]) -> float:
     """Return seconds a call."""
-    start = time.perf_counter()
+    start = now()
     for _ in range(loops):
         run()
-    return (time.perf_counter() - start) / loops
+    return (now() - start) / loops
 
 
 def read_bandwidth(size: int = BANDWIDTH_BYTES, repeats: int = 7) -> float:

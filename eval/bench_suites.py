@@ -119,7 +119,12 @@ def product(bench: Bench, suite: str, m: int, bits: int, rows: int) -> Iterator[
     books = np.stack(np.split(codec.state["codebook_"], m, axis=1))
     build = peers.faiss_fast_scan if bits == 4 else peers.faiss_pq
     against = asked(bench.peers(partial(build, books, block.codes())), queries)
-    facts: dict[str, Any] = {"rows": len(data), "code_bytes": codec.code_size, "exact": reference(bench, data), "data": data.name}
+    facts: dict[str, Any] = {
+        "rows": len(data),
+        "code_bytes": codec.code_size,
+        "exact": reference(bench, data),
+        "data": data.name,
+    }
     yield from pruned(bench, suite, f"{m}x{bits}, {codec.code_size} B", codec, block, against, queries, facts)
 
 
@@ -199,7 +204,7 @@ def threads(bench: Bench) -> Iterator[Row]:
         )
         label = f"{name}, {len(queries)} queries, 2 threads"
         facts: dict[str, Any] = {"rows": len(data), "code_bytes": codec.code_size, "data": data.name}
-        yield from bench.compare("threads", label, two, [one], k=10, **facts)
+        yield from bench.compare("threads", label, two, [one], k=10, wall=True, **facts)
 
 
 def filtered(bench: Bench) -> Iterator[Row]:

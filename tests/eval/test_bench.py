@@ -3,6 +3,7 @@
 import itertools
 import json
 import sys
+from functools import partial
 
 import numpy as np
 import pytest
@@ -62,6 +63,12 @@ def test_suites_that_compare_ragq_with_itself_name_the_baseline(small, monkeypat
     assert peers_of == {"threads": {"ragq, 1 thread"}, "filter": {"ragq, no filter"}, "scale": {"ragq, 200 rows"}}
 
 
+def test_processor_time_is_counted_where_asked_for_but_not_of_threads(small):
+    small.cpu_time = True
+    rows = [*bench_suites.run(small, ["lut4"]), *bench_suites.run(small, ["threads"])]
+    assert {(row.suite, row.clock) for row in rows} == {("lut4", "cpu"), ("threads", "wall")}
+
+
 def test_a_missing_library_is_left_out_and_named(small, monkeypatch):
     monkeypatch.setitem(sys.modules, "faiss", None)
     rows = list(bench_suites.run(small, ["lut4"]))
@@ -74,16 +81,16 @@ def test_a_missing_library_is_left_out_and_named(small, monkeypatch):
 def test_rounds_are_interleaved_in_turning_order_and_impatient(monkeypatch):
     order = []
     seconds = itertools.count()
-    monkeypatch.setattr(bench.time, "perf_counter", lambda: next(seconds))
+    now = partial(next, seconds)
     runs = [lambda: order.append("a"), lambda: order.append("b")]
-    assert bench.rounds(runs, 3) == [[1, 1, 1], [1, 1, 1]]
+    assert bench.rounds(runs, 3, now) == [[1, 1, 1], [1, 1, 1]]
     assert "".join(order) == "aabb" + "ab" + "ba" + "ab"
     monkeypatch.setattr(bench, "PATIENCE", 1)
-    assert bench.rounds(runs, 3) == [[1], [1]]
+    assert bench.rounds(runs, 3, now) == [[1], [1]]
 
 
 def test_the_ratio_is_the_median_over_rounds_of_the_times_of_one_round(small, monkeypatch):
-    monkeypatch.setattr(bench, "rounds", lambda runs, repeats: [[1.0, 2.0, 10.0], [3.0, 4.0, 5.0]])
+    monkeypatch.setattr(bench, "rounds", lambda *_: [[1.0, 2.0, 10.0], [3.0, 4.0, 5.0]])
     one = Contender("one", lambda queries, k: None, [0])
     (row,) = small.compare("s", "c", one, [one], k=1, rows=1, code_bytes=1)
     assert (row.ours_ns, row.peer_ns, row.ratio) == (2e9, 4e9, 2.0)
