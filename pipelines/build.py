@@ -37,7 +37,7 @@ __all__ = ["SAMPLE", "SHARD_BYTES", "SHARD_ROWS", "BuildReport", "Recipe", "buil
 SHARD_ROWS = 65_536
 SHARD_BYTES = 24 << 20  # of codes, which a shard's writer holds in memory
 SAMPLE = 32_768
-OWN_NAMES = ("write.lock", "write.owner", BUILD, "shards", "deletes", "retired")
+OWN_NAMES = ("write.lock", "write.owner", BUILD, "shards", "deletes", "structures", "retired")
 
 
 @dataclass(frozen=True)
@@ -130,11 +130,11 @@ def build_index(
         raise InvalidArgumentError("There is nothing to index: give a source, or embeddings with ids.")
     if recipe.codec:
         from_spec(recipe.codec)
+    if source is not None:
+        read(source)  # raises when there is no such source, before a model is loaded and anything is made
     embedder = None
     if embeddings is None or model is not None:
         embedder = load_embedder(model if model is not None else DEFAULT_MODEL, **(model_options or {}))
-    if source is not None:
-        read(source)  # raises when there is no such source, before anything is made
     fresh = prepare_folder(folder)
     arguments = {
         "recipe": asdict(recipe),

@@ -15,6 +15,7 @@ import fcntl
 import io
 import json
 import os
+import re
 import secrets
 import socket
 import sys
@@ -246,6 +247,6 @@ def is_leased(path: Path) -> bool:
 def check_local(path: str | os.PathLike[str]) -> Path:
     """Return a local path; refuse URLs, which name an object store."""
     text = os.fspath(path)
-    if "://" in text:
+    if re.match(r"[a-z][a-z0-9+.-]+:/", text):  # a Path has one slash where a URL has two
         raise InvalidArgumentError(f"'{text}' is a URL; this version reads and writes local folders only.")
     return Path(text)
