@@ -249,6 +249,7 @@ class Compressor(Stage):
 
     @property
     def code_size(self) -> int:
+        self._check_fitted()
         return self.layout.code_size
 
     def code_size_at(self, dim: int) -> int:
