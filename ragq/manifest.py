@@ -17,7 +17,7 @@ import xxhash
 from ragq.checks import METRICS
 from ragq.errors import CorruptIndexError, IncompatibleIndexError
 
-__all__ = ["FORMAT", "MANIFEST", "Deletes", "FileEntry", "Manifest", "ShardEntry"]
+__all__ = ["FORMAT", "MANIFEST", "Deletes", "FileEntry", "Manifest", "ShardEntry", "StructureEntry"]
 
 MANIFEST = "manifest.json"
 FORMAT = 1
@@ -73,6 +73,30 @@ class ShardEntry:
 
 
 @dataclass(frozen=True)
+class StructureEntry:
+    """What lets a search look at a part of the rows only, see `ragq.retrievers.structures`.
+
+    Attributes
+    ----------
+    kind : str
+        ``ivf`` or ``hnsw``.
+    parameters : dict
+        JSON values: what it was built with and what was tuned.
+    shards : tuple of str
+        Ids of the shards that it covers, in the order of its rows. Those that the index no longer has are gone.
+    rows : tuple of int
+        Rows of each, deleted ones included.
+    files : dict of str to FileEntry
+    """
+
+    kind: str
+    parameters: dict[str, Any]
+    shards: tuple[str, ...]
+    rows: tuple[int, ...]
+    files: dict[str, FileEntry]
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What an index is at one generation.
 
@@ -97,6 +121,8 @@ class Manifest:
         In insertion order.
     generation : int
         Grows by one a commit.
+    structure : StructureEntry or None
+        What searches use instead of scanning every row.
     """
 
     spec: str
@@ -110,11 +136,13 @@ class Manifest:
     shards: tuple[ShardEntry, ...] = ()
     generation: int = 1
     format: int = FORMAT
+    structure: StructureEntry | None = None
 
     @property
     def files(self) -> list[FileEntry]:
         """Every file that the index needs, the manifest apart."""
-        return [self.compressor, *(file for shard in self.shards for file in shard.files)]
+        structure = self.structure.files.values() if self.structure else ()
+        return [self.compressor, *structure, *(file for shard in self.shards for file in shard.files)]
 
     @property
     def rows(self) -> int:
@@ -133,6 +161,8 @@ class Manifest:
     def dump(self) -> bytes:
         """Return the JSON text, checksum included."""
         body = asdict(self)
+        if self.structure is None:
+            del body["structure"]
         body["checksum"] = checksum(body)
         return (json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode()
 
@@ -218,8 +248,21 @@ def read_shard(body: Any) -> ShardEntry:
     return ShardEntry(want(body["id"], str, "id"), rows, documents, deletes=deletes, **files)
 
 
+def read_structure(body: Any) -> StructureEntry:
+    """Read a `StructureEntry`."""
+    only(body, StructureEntry, "structure")
+    shards = tuple(want(name, str, "shards") for name in want(body["shards"], list, "shards"))
+    rows = tuple(want(n, int, "rows") for n in want(body["rows"], list, "rows"))
+    if len(set(shards)) != len(shards) or len(rows) != len(shards) or sum(rows) >= MAXIMUM_ROWS:
+        raise ValueError("'structure' does not cover shards, each with its rows")
+    files = {name: read_file(file, name) for name, file in want(body["files"], dict, "files").items()}
+    parameters = want(body["parameters"], dict, "parameters")
+    return StructureEntry(want(body["kind"], str, "kind"), parameters, shards, rows, files)
+
+
 def read_manifest(body: dict[str, Any]) -> Manifest:
     """Read the whole; raise `ValueError` on the first thing that is wrong."""
+    body = {"structure": None} | body  # written only when there is one
     only(body, Manifest, "manifest")
     if body["metric"] not in METRICS:
         raise ValueError(f"'metric' is {body['metric']!r}")
@@ -242,4 +285,5 @@ def read_manifest(body: dict[str, Any]) -> Manifest:
         shards=shards,
         generation=want(body["generation"], int, "generation"),
         format=want(body["format"], int, "format"),
+        structure=None if body["structure"] is None else read_structure(body["structure"]),
     )

@@ -37,7 +37,22 @@ from ragq.select import pack_mask, unpack_mask
 from ragq.storage import HashingFile, durable_write, file_digest, inside, storage_errors
 from ragq.types import Passage
 
-__all__ = ["BATCH_ROWS", "DOCS_SCHEMA", "Shard", "ShardWriter", "docs_batch", "hash_ids", "write_deletes"]
+__all__ = [
+    "BATCH_ROWS",
+    "DOCS_SCHEMA",
+    "Shard",
+    "ShardWriter",
+    "docs_batch",
+    "entry",
+    "hash_ids",
+    "read_block",
+    "reading",
+    "single_batch",
+    "verify_file",
+    "write_batch",
+    "write_block",
+    "write_deletes",
+]
 
 BATCH_ROWS = 1024
 ALIGNMENT = 64
@@ -153,22 +168,15 @@ class ShardWriter:
         docs = entry(self._name("docs"), self._docs)
         codes = np.concatenate(self._codes) if self._codes else np.empty((0, self.layout.code_size), np.uint8)
         self._codes.clear()
-        columns = self.layout.pack(codes)
+        codes_file = write_block(self.folder, self._name("codes"), self.layout, codes)
         del codes
-        schema = codes_schema(self.layout)
-        codes_file = self._write("codes", codes_batch(schema, columns))
-        ids_file = self._write("ids", self._ids_batch())
+        ids_file = write_batch(self.folder, self._name("ids"), self._ids_batch())
         return ShardEntry(self.id, self.rows, len(self._ids), codes_file, docs, ids_file)
 
     def _ids_batch(self) -> pa.RecordBatch:
         hashes, first = hash_ids(self._ids), np.asarray(self._first, np.uint32)
         order = np.argsort(hashes, kind="stable")  # equal hashes stay in row order
         return pa.record_batch([pa.array(hashes[order]), pa.array(first[order])], schema=IDS_SCHEMA)
-
-    def _write(self, kind: str, batch: pa.RecordBatch) -> FileEntry:
-        with durable_write(self._path(kind)) as file, pa.ipc.new_file(file, batch.schema) as writer:
-            writer.write_batch(batch)
-        return entry(self._name(kind), file)
 
     def __enter__(self) -> Self:
         return self
@@ -214,9 +222,7 @@ def write_deletes(
     with storage_errors(folder, "write to"):
         (folder / "deletes").mkdir(exist_ok=True)
     batch = pa.record_batch([pa.array(pack_mask(deleted))], schema=DELETES_SCHEMA)
-    with durable_write(folder / name) as file, pa.ipc.new_file(file, DELETES_SCHEMA) as writer:
-        writer.write_batch(batch)
-    return Deletes(entry(name, file), int(deleted.sum()), documents)
+    return Deletes(write_batch(folder, name, batch), int(deleted.sum()), documents)
 
 
 class Shard:
@@ -246,12 +252,7 @@ class Shard:
     @cached_property
     def block(self) -> Block:
         """The codes, memory-mapped."""
-        batch = self._single_batch(self.entry.codes, codes_schema(self.layout), padded(self.rows))
-        columns = {}
-        for name, width in self.layout.columns.items():
-            data = batch.column(name).buffers()[1]
-            columns[name] = np.frombuffer(data, np.uint8, batch.num_rows * width).reshape(batch.num_rows, width)
-        return Block(self.layout, columns, self.rows)
+        return read_block(self.folder, self.entry.codes, self.layout, self.rows)
 
     @cached_property
     def deleted(self) -> NDArray[np.bool_] | None:
@@ -259,7 +260,7 @@ class Shard:
         deletes = self.entry.deletes
         if deletes is None:
             return None
-        batch = self._single_batch(deletes.file, DELETES_SCHEMA, -(-self.rows // 8))
+        batch = single_batch(self.folder, deletes.file, DELETES_SCHEMA, -(-self.rows // 8))
         bits = numpy_values(batch.column(0), "u1")
         deleted = unpack_mask(bits, self.rows)
         if int(deleted.sum()) != deletes.rows:
@@ -276,7 +277,7 @@ class Shard:
     @cached_property
     def ids(self) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
         """The documents' hashes, sorted, and their first rows: memory-mapped arrays of one entry a document."""
-        batch = self._single_batch(self.entry.ids, IDS_SCHEMA, self.entry.documents)
+        batch = single_batch(self.folder, self.entry.ids, IDS_SCHEMA, self.entry.documents)
         return numpy_values(batch.column("hash"), "<u8"), numpy_values(batch.column("row"), "<u4")
 
     @cached_property
@@ -332,7 +333,7 @@ class Shard:
             yield self._docs_batch(b, columns)
 
     def _docs_batch(self, b: int, columns: Sequence[str]) -> pa.RecordBatch:
-        path = self._checked(self.entry.docs)
+        path = checked(self.folder, self.entry.docs)
         with reading(path):
             with self._docs_lock:
                 batch = self._docs_reader(tuple(columns)).get_batch(b)
@@ -346,7 +347,7 @@ class Shard:
 
     def _docs_reader(self, columns: tuple[str, ...]) -> pa.ipc.RecordBatchFileReader:
         if columns not in self._docs_readers:
-            path = self._checked(self.entry.docs)
+            path = checked(self.folder, self.entry.docs)
             included = [DOCS_SCHEMA.get_field_index(name) for name in columns]
             options = pa.ipc.IpcReadOptions(included_fields=included)
             reader = pa.ipc.open_file(pa.memory_map(str(path)), options=options)
@@ -357,36 +358,66 @@ class Shard:
             self._docs_readers[columns] = reader
         return self._docs_readers[columns]
 
-    def _checked(self, file: FileEntry) -> Path:
-        """Return the path of a file that is there with the size that the manifest names."""
-        path = inside(self.folder, file.name)
-        try:
-            size = path.stat().st_size
-        except FileNotFoundError:
-            raise CorruptIndexError(f"{path} is missing.") from None
-        if size != file.size:
-            raise CorruptIndexError(f"{path} has {size} bytes, but the manifest names {file.size}.")
-        return path
-
-    def _single_batch(self, file: FileEntry, schema: pa.Schema, rows: int) -> pa.RecordBatch:
-        """Map a file of exactly one record batch, and check that its buffers hold what the schema says."""
-        path = self._checked(file)
-        with reading(path):
-            reader = pa.ipc.open_file(pa.memory_map(str(path)))
-            if not reader.schema.equals(schema) or reader.num_record_batches != 1:
-                raise CorruptIndexError(f"{path} has the columns {reader.schema.names}, not {schema.names}.")
-            batch = reader.get_batch(0)
-            batch.validate()
-            if batch.num_rows != rows or any(column.null_count for column in batch.columns):
-                raise CorruptIndexError(f"{path} has {batch.num_rows} rows, but the manifest names {rows}.")
-            return batch
-
     def verify(self) -> None:
         """Compare every file of the shard with its checksum; raise `CorruptIndexError` on the first that differs."""
         for file in self.entry.files:
-            path = self._checked(file)
-            if file_digest(path) != file.xxh3:
-                raise CorruptIndexError(f"{path} was altered: its checksum is not the manifest's.")
+            verify_file(self.folder, file)
+
+
+def checked(folder: Path, file: FileEntry) -> Path:
+    """Return the path of a file that is there with the size that the manifest names."""
+    path = inside(folder, file.name)
+    try:
+        size = path.stat().st_size
+    except FileNotFoundError:
+        raise CorruptIndexError(f"{path} is missing.") from None
+    if size != file.size:
+        raise CorruptIndexError(f"{path} has {size} bytes, but the manifest names {file.size}.")
+    return path
+
+
+def verify_file(folder: Path, file: FileEntry) -> Path:
+    """Return the path of a file after comparing it with its checksum; raise `CorruptIndexError` when it differs."""
+    path = checked(folder, file)
+    if file_digest(path) != file.xxh3:
+        raise CorruptIndexError(f"{path} was altered: its checksum is not the manifest's.")
+    return path
+
+
+def single_batch(folder: Path, file: FileEntry, schema: pa.Schema, rows: int) -> pa.RecordBatch:
+    """Map a file of exactly one record batch, and check that its buffers hold what the schema says."""
+    path = checked(folder, file)
+    with reading(path):
+        reader = pa.ipc.open_file(pa.memory_map(str(path)))
+        if not reader.schema.equals(schema) or reader.num_record_batches != 1:
+            raise CorruptIndexError(f"{path} has the columns {reader.schema.names}, not {schema.names}.")
+        batch = reader.get_batch(0)
+        batch.validate()
+        if batch.num_rows != rows or any(column.null_count for column in batch.columns):
+            raise CorruptIndexError(f"{path} has {batch.num_rows} rows, but the manifest names {rows}.")
+        return batch
+
+
+def write_batch(folder: Path, name: str, batch: pa.RecordBatch) -> FileEntry:
+    """Write a file of one record batch durably."""
+    with durable_write(folder / name) as file, pa.ipc.new_file(file, batch.schema) as writer:
+        writer.write_batch(batch)
+    return entry(name, file)
+
+
+def read_block(folder: Path, file: FileEntry, layout: Layout, rows: int) -> Block:
+    """Map a codes file of `rows` rows."""
+    batch = single_batch(folder, file, codes_schema(layout), padded(rows))
+    columns = {}
+    for name, width in layout.columns.items():
+        data = batch.column(name).buffers()[1]
+        columns[name] = np.frombuffer(data, np.uint8, batch.num_rows * width).reshape(batch.num_rows, width)
+    return Block(layout, columns, rows)
+
+
+def write_block(folder: Path, name: str, layout: Layout, codes: NDArray[np.uint8]) -> FileEntry:
+    """Write row codes `(n, code_size)` as a codes file."""
+    return write_batch(folder, name, codes_batch(codes_schema(layout), layout.pack(codes)))
 
 
 @contextlib.contextmanager

@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.layouts import Layout
 from ragq.manifest import MANIFEST, MAXIMUM_BYTES, FileEntry, Manifest
-from ragq.shards import Shard, hash_ids
+from ragq.shards import Shard, hash_ids, verify_file
 from ragq.storage import file_digest, inside, lease, storage_errors
 
 __all__ = ["Snapshot"]
@@ -126,6 +126,8 @@ class Snapshot:
             Names the first file that is missing or altered.
         """
         self._whole(self.manifest.compressor)
+        for file in self.manifest.structure.files.values() if self.manifest.structure else ():
+            verify_file(self.folder, file)
         for shard in self.shards:
             shard.verify()
             _ = shard.block, shard.deleted, shard.documents

@@ -247,7 +247,13 @@ def collect(folder: Path) -> None:
         keep = {file.name for file in manifest.files} if manifest else set()
         keep |= leased_files(folder)
         going_on = unfinished_build(folder, manifest.generation + 1 if manifest else 1)
-        for place, pattern in (("shards", "*"), ("deletes", "*"), ("", "compressor-*"), ("", f"{TEMPORARY}*")):
+        for place, pattern in (
+            ("shards", "*"),
+            ("deletes", "*"),
+            ("structures", "*"),
+            ("", "compressor-*"),
+            ("", f"{TEMPORARY}*"),
+        ):
             if place and (folder / place).is_symlink():
                 continue  # it leads out of the index
             for file in (folder / place).glob(pattern):
@@ -257,7 +263,7 @@ def collect(folder: Path) -> None:
             for file in (folder / BUILD).glob("*"):
                 if file.name != JOURNAL:  # it stays, so that going on is refused with the reason
                     file.unlink(missing_ok=True)
-        for name in ("deletes", RETIRED):
+        for name in ("deletes", "structures", RETIRED):
             with contextlib.suppress(OSError):
                 (folder / name).rmdir()
 
