@@ -43,6 +43,7 @@ MODULES = {
     "RQ": "rq",
     "VPQ": "vpq",
     "E8": "lattice",
+    "FP4A": "alphabet",
 }
 
 _registered: list[type[Stage]] = []
