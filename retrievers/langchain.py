@@ -29,7 +29,7 @@ from ragq.types import Hit
 if TYPE_CHECKING:
     import numpy as np
 
-    from ragq.pipelines.index import Index
+    from ragq import Index
 
 __all__ = ["RagqRetriever", "RagqVectorStore"]
 
