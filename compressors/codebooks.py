@@ -26,6 +26,7 @@ __all__ = ["cpu_threads", "even_offsets", "fit_codebook", "kmeans", "nibble_orde
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 ROWS_PER_CODEWORD = 256  # more rows move a centroid by less than they cost
+POWER_STEPS = 8  # of the power iteration for a first principal axis
 SEEDING_ROWS = 64  # a codeword; k-means++ needs only the shape of the data
 
 
@@ -146,8 +147,10 @@ def nibble_order(codewords: Floats) -> NDArray[np.int64]:
         for group in groups:
             points = codewords[group].astype(np.float64)
             points -= points.mean(axis=0)
-            axis = np.linalg.eigh(points.T @ points)[1][:, -1]
-            axis *= np.sign(axis[np.abs(axis).argmax()])  # an eigenvector has no sign of its own
+            axis = points[np.argmax(np.sum(points**2, axis=1))]
+            for _ in range(POWER_STEPS):
+                axis = points.T @ (points @ axis)
+                axis /= max(float(np.abs(axis).max()), 1e-300)
             halves += np.split(group[np.argsort(points @ axis, kind="stable")], 2)
         groups = halves
     return np.concatenate(groups)
@@ -197,6 +200,13 @@ def unpack_codes(body: Codes, m: int, bits: int) -> Codes:
     if bits == 8:
         return body
     return np.stack([body & 15, body >> 4], axis=2).reshape(len(body), 2 * body.shape[1])[:, :m]
+
+
+def add_mean(mean: Floats, z: Floats) -> Floats:
+    """Return ``mean + z``, with exact zeros where `z` cancels the mean and only rounding would be left."""
+    x = mean + z
+    x[np.sum(x**2, axis=1) <= 1e-12 * np.sum(mean**2)] = 0
+    return x
 
 
 def usage(codes: Codes, k: int) -> dict[str, Any]:

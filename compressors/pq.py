@@ -111,7 +111,7 @@ class PQ(Quantizer):
     def _decode(self, codes: Codes) -> Floats:
         body = codebooks.unpack_codes(codes[:, : self.layout.width], self.m, self.bits)
         x = codebooks.decode(body, self.codebook_, self.offsets)
-        return self.mean_ + factor(codes, -1)[:, None] * x if self.length else x
+        return codebooks.add_mean(self.mean_, factor(codes, -1)[:, None] * x) if self.length else x
 
     def _scorer(self, queries: Floats) -> LookupScorer:
         bias = queries @ self.mean_ if self.length else np.zeros(len(queries), np.float32)

@@ -38,12 +38,13 @@ MODULES = {
     "LVQ": "lvq",
     "LeanVec": "leanvec",
     "SM2": "sm2",
+    "E8": "lattice",
+    "FP4A": "alphabet",
     "PQ": "pq",
     "OPQ": "opq",
     "RQ": "rq",
     "VPQ": "vpq",
-    "E8": "lattice",
-    "FP4A": "alphabet",
+    "ITQ": "itq",
 }
 
 _registered: list[type[Stage]] = []

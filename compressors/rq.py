@@ -131,7 +131,7 @@ class RQ(Quantizer):
 
     def _decode(self, codes: Codes) -> Floats:
         z = self._sum(codebooks.unpack_codes(codes[:, : self.layout.width], self.m, self.bits))
-        return self.mean_ + (factor(codes, -1)[:, None] * z if self.length else z)
+        return codebooks.add_mean(self.mean_, factor(codes, -1)[:, None] * z if self.length else z)
 
     def _scorer(self, queries: Floats) -> LookupScorer:
         tables = queries @ self._codewords.reshape(-1, self.dim).T

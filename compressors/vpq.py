@@ -153,7 +153,7 @@ class VPQ(Quantizer):
     def _decode(self, codes: Codes) -> Floats:
         body = codebooks.unpack_codes(codes[:, : self.layout.width], self.m, self.bits)
         z = codebooks.decode(body, self.codebook_.astype(np.float32), self.offsets_) / self._weights
-        return self.mean_ + factor(codes, -1)[:, None] * (z @ self.basis_.astype(np.float32))
+        return codebooks.add_mean(self.mean_, factor(codes, -1)[:, None] * (z @ self.basis_.astype(np.float32)))
 
     def _scorer(self, queries: Floats) -> LookupScorer:
         folded = queries @ self.basis_.T.astype(np.float32) / self._weights
