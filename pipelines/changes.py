@@ -101,6 +101,8 @@ def add_documents(
     progress: Progress,
 ) -> Changes:
     """Do `Index.add` within a transaction."""
+    if isinstance(documents, (list, tuple)) and not documents:
+        return Changes(0, 0, 0, {})
     reader = read(documents, aligned=embeddings is not None)
     pairs = embed_new(index, reader, chunk) if embeddings is None else pair_ready(index, reader, embeddings)
     done = 0

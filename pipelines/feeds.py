@@ -7,6 +7,7 @@ same bytes: a range that starts at a shard is embedded in the same batches wheth
 from __future__ import annotations
 
 import json
+import os
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Sequence
 from itertools import islice
@@ -164,6 +165,7 @@ class TextFeed(Feed):
                 part = list(self.passages(rows[first : first + EMBED_ROWS]))
                 file.write(self._embed(part).tobytes())
                 file.flush()
+                os.fsync(file.fileno())
             progress("sample", len(rows), len(rows))
         self._sampled = rows
         if len(rows):
