@@ -8,6 +8,7 @@ a folder                    BEIR's layout: ``corpus.jsonl``, ``queries.jsonl``, 
 ``mteb:NAME=FOLDER``        the same from a local copy in BEIR's layout
 ``ir:ID``                   an ir_datasets id such as ``ir:beir/scifact/test``
 ``limit``, ``limit-small``  the LIMIT tasks of MTEB
+any other source            what `ragq index` reads, or an index, with your own ``queries.jsonl`` (and ``qrels.tsv``)
 ==========================  =========================================================================================
 
 Without judgements a spec is measured by its agreement with exact float32 search.
@@ -23,8 +24,10 @@ from typing import Any
 
 import xxhash
 
+import ragq
 from ragq.errors import InvalidArgumentError
 from ragq.eval.qrels import Qrels, check_qrels, read_qrels
+from ragq.manifest import MANIFEST
 from ragq.types import passage_text
 
 __all__ = ["Dataset", "load", "read_folder"]
@@ -130,10 +133,12 @@ def load(
 
     text = str(source)
     kind, colon, rest = text.partition(":")
-    if Path(text).is_dir():
+    if (Path(text) / "corpus.jsonl").is_file():
         return [read_folder(Path(text), split=split, queries=queries, qrels=qrels)]
+    if Path(text).exists():
+        return [_with_queries(Path(text), queries, qrels)]
     if queries is not None or qrels is not None:
-        raise InvalidArgumentError(f"--queries and --qrels go with a folder of documents. '{text}' is not a folder.")
+        raise InvalidArgumentError(f"--queries and --qrels go with documents of your own. There is no '{text}'.")
     if colon and kind == "ir":
         return [sources.from_ir_datasets(rest)]
     if colon and kind == "mteb":
@@ -148,6 +153,32 @@ def load(
             "Give a BEIR folder (corpus.jsonl, queries.jsonl, qrels/test.tsv), mteb:NAME, or ir:ID."
         )
     return sources.from_mteb(sources.ALIASES.get(text.lower(), text), split)
+
+
+def _with_queries(source: Path, queries: str | Path | None, qrels: str | Path | None) -> Dataset:
+    """Join documents of any kind, or those of an index, with the user's own queries and perhaps judgements."""
+    from ragq.pipelines.readers import read
+
+    if queries is None:
+        raise InvalidArgumentError(
+            f"'{source}' has no corpus.jsonl with queries.jsonl. Give --queries FILE to search it with your own queries."
+        )
+    is_index = (source / MANIFEST).is_file()
+    documents = list(ragq.open(source) if is_index else read(source))
+    asked = list(_records(Path(queries)))
+    judged, warnings = (None, []) if qrels is None else read_qrels(qrels)
+    return Dataset(
+        name=source.resolve().name,
+        ids=[document.id for document in documents],
+        titles=[document.title for document in documents],
+        texts=[document.text for document in documents],
+        query_ids=[_field(record, "_id") for record in asked],
+        queries=[_field(record, "text") for record in asked],
+        qrels=judged,
+        queries_in_file=len(asked),
+        folder=source if source.is_dir() else source.parent,
+        warnings=warnings,
+    )
 
 
 def read_folder(

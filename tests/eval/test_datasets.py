@@ -6,6 +6,7 @@ import json
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 
 from ragq.errors import InvalidArgumentError
@@ -126,6 +127,24 @@ def test_queries_alone_have_no_judgements(tmp_path: Path) -> None:
     mine = tmp_path / "mine.jsonl"
     mine.write_text('{"_id": "m", "text": "my question"}')
     assert one(tmp_path, queries=mine).queries == ["my question"]
+
+
+def test_own_documents_of_any_kind_and_an_index_go_with_own_queries(tmp_path: Path) -> None:
+    import ragq
+
+    (tmp_path / "docs").mkdir()
+    for name in ("a", "b"):
+        (tmp_path / "docs" / f"{name}.md").write_text(f"about {name}")
+    queries, qrels = tmp_path / "q.jsonl", tmp_path / "q.tsv"
+    queries.write_text('{"_id": "1", "text": "what is a?"}')
+    qrels.write_text("1\ta.md\t1\n")
+    dataset = one(tmp_path / "docs", queries=queries, qrels=qrels)
+    assert sorted(dataset.ids) == ["a.md", "b.md"] and dataset.qrels == {"1": {"a.md": 1}}
+    ragq.build(tmp_path / "docs", tmp_path / "docs.ragq", model=lambda texts: np.ones((len(texts), 2)), codec="F32")
+    again = one(tmp_path / "docs.ragq", queries=queries, qrels=qrels)
+    assert (again.ids, again.passages) == (dataset.ids, dataset.passages)
+    with pytest.raises(InvalidArgumentError, match="Give --queries FILE"):
+        load(tmp_path / "docs")
 
 
 @pytest.mark.parametrize(
