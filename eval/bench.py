@@ -34,6 +34,7 @@ Rows = NDArray[np.int64]
 BANDWIDTH_BYTES = 2**28
 SHORTEST = 0.02  # seconds a measurement lasts at least; shorter runs are looped
 PATIENCE = 20.0  # seconds after which a slow contender of a case gets no further rounds
+SLOW = 5.0  # seconds of a first call that stands as the only round
 
 
 @dataclass(frozen=True)
@@ -219,13 +220,18 @@ def rounds(
     list of list of float
         For each run, seconds a call by round; fewer rounds where `PATIENCE` ran out.
     """
+    seconds: list[list[float]] = [[] for _ in runs]
     loops, spent = [], []
-    for run in runs:
+    for run, times in zip(runs, seconds, strict=True):
         first = clock(run, 1, now)  # warm-up
+        if first > SLOW:
+            times.append(first)
+            loops.append(1)
+            spent.append(PATIENCE + first)
+            continue
         again = clock(run, 1, now)
         loops.append(max(1, round(SHORTEST / max(again, 1e-9))))
         spent.append(first + again)
-    seconds: list[list[float]] = [[] for _ in runs]
     for turn in range(repeats):
         order = range(len(runs)) if turn % 2 == 0 else reversed(range(len(runs)))
         for i in order:

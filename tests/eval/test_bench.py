@@ -87,6 +87,9 @@ def test_rounds_are_interleaved_in_turning_order_and_impatient(monkeypatch):
     assert "".join(order) == "aabb" + "ab" + "ba" + "ab"
     monkeypatch.setattr(bench, "PATIENCE", 1)
     assert bench.rounds(runs, 3, now) == [[1], [1]]
+    monkeypatch.setattr(bench, "SLOW", 0.5)
+    order.clear()
+    assert bench.rounds(runs, 3, now) == [[1], [1]] and order == ["a", "b"]
 
 
 def test_the_ratio_is_the_median_over_rounds_of_the_times_of_one_round(small, monkeypatch):
