@@ -161,7 +161,7 @@ def _with_queries(source: Path, queries: str | Path | None, qrels: str | Path | 
 
     if queries is None:
         raise InvalidArgumentError(
-            f"'{source}' has no corpus.jsonl with queries.jsonl. Give --queries FILE to search it with your own queries."
+            f"'{source}' has no corpus.jsonl with queries.jsonl. Give --queries FILE to search it with your own."
         )
     is_index = (source / MANIFEST).is_file()
     documents = list(ragq.open(source) if is_index else read(source))
