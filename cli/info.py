@@ -29,10 +29,10 @@ def info(index: Path | None, kernels: bool, as_json: bool) -> None:
 
         with ragq.open(index) as opened:
             facts |= opened.info()
-    if kernels:
-        from ragq.retrievers.kernels import report
+    from ragq.retrievers.kernels import report
 
-        facts["kernels"] = report()
+    found = report()
+    facts["kernels"] = found if kernels else {name: kernel["used"] for name, kernel in found.items()}
     if as_json:
         echo_json(facts)
     else:
