@@ -42,6 +42,9 @@ struct Factors {
 class TopK {
   public:
     TopK(int64_t k, float above) : k_(k), threshold_(above) {}
+    int64_t k() const { return k_; }
+    // Let no row in that scores less than what `k` rows are known to reach.
+    void start_at(float above) { threshold_ = above > threshold_ ? above : threshold_; }
     // A row must score more than this; at least -inf, so that -inf and NaN never enter.
     float threshold() const { return threshold_; }
     void push(float score, int64_t row) {

@@ -97,25 +97,17 @@ class Scan {
     uint32_t live_[kChunkRows / 32];
 };
 
-// Byte b of entry i is bit b of i: spreads 8 packed bits over 8 bytes.
-std::array<uint64_t, 256> make_spread() {
-    std::array<uint64_t, 256> spread{};
-    for (int i = 0; i < 256; ++i)
-        for (int b = 0; b < 8; ++b) spread[i] |= uint64_t(i >> b & 1) << (8 * b);
-    return spread;
-}
-
 Value level_kind(int bits) { return bits <= 4 ? Value::levels16 : Value::levels; }
 
 class PlaneRescorer : public Rescorer {
   public:
     PlaneRescorer(const Loops& loops, const PlaneCodes& codes, const Queries& queries)
-        : loops_(loops), codes_(codes), queries_(queries), row_(kRows * 8 * codes.width), tile_(16) {}
+        : loops_(loops), codes_(codes), queries_(queries), row_(kRows * codes.stride()), tile_(16) {}
 
     void raw(int64_t query, const int64_t* rows, int64_t n, float* out) override {
         for (int64_t i = 0; i < n; i += kRows) {
-            const int64_t part = std::min(kRows, n - i), stride = 8 * codes_.width;
-            for (int64_t r = 0; r < part; ++r) codes_.unpack(rows[i + r], row_.data() + r * stride);
+            const int64_t part = std::min(kRows, n - i), stride = codes_.stride();
+            for (int64_t r = 0; r < part; ++r) codes_.unpack(loops_, rows[i + r], row_.data() + r * stride);
             loops_.dense({level_kind(codes_.bits), row_.data(), stride, part, codes_.dim, codes_.levels,
                           queries_.floats.data() + query * queries_.padded, queries_.padded, 1, tile_.data(), out + i});
         }
@@ -131,11 +123,11 @@ class PlaneRescorer : public Rescorer {
 };
 
 // The mean level of the codes of each half (most significant bit 0 and 1), over a sample of rows.
-std::array<float, 2> half_means(const PlaneCodes& codes, const Rows& rows) {
+std::array<float, 2> half_means(const Loops& loops, const PlaneCodes& codes, const Rows& rows) {
     double sum[2] = {}, count[2] = {};
-    std::vector<uint8_t> row(8 * codes.width);
-    for (const int64_t i : sample_rows(rows)) {
-        codes.unpack(i, row.data());
+    std::vector<uint8_t> row(codes.stride());
+    for (const int64_t i : sample_rows(rows, 64)) {
+        codes.unpack(loops, i, row.data());
         for (int64_t d = 0; d < codes.dim; ++d) {
             const int half = row[d] >> (codes.bits - 1);
             sum[half] += codes.levels[row[d]], count[half] += 1;
@@ -160,11 +152,11 @@ std::vector<float> plane_tables(const PlaneCodes& codes, const float* query, con
 }
 
 void planes_exact(const Request& request, const PlaneCodes& codes, const Queries& queries) {
-    const int64_t stride = 8 * codes.width;
+    const int64_t stride = codes.stride();
     scan_parts(request, [&](const Rows& rows, TopK* best) {
         std::vector<uint8_t> buffer(kChunkRows * stride);
         const auto fetch = [&](int64_t first, int64_t n) {
-            for (int64_t i = 0; i < n; ++i) codes.unpack(first + i, buffer.data() + i * stride);
+            for (int64_t i = 0; i < n; ++i) codes.unpack(*request.loops, first + i, buffer.data() + i * stride);
             return static_cast<const uint8_t*>(buffer.data());
         };
         const DenseRun run = {level_kind(codes.bits), nullptr, stride, 0, codes.dim, codes.levels,
@@ -175,14 +167,19 @@ void planes_exact(const Request& request, const PlaneCodes& codes, const Queries
 
 }  // namespace
 
-void PlaneCodes::unpack(int64_t row, uint8_t* codes) const {
-    static const std::array<uint64_t, 256> spread = make_spread();
+void PlaneCodes::unpack(const Loops& loops, int64_t row, uint8_t* codes) const {
+    const int64_t padded = stride() / 8;
+    uint8_t buffer[2048];  // the planes of a row, one after the other; longer ones go to the heap
+    std::vector<uint8_t> heap(bits * padded > 2048 ? bits * padded : 0);
+    uint8_t* plane = heap.empty() ? buffer : heap.data();
     const uint8_t* first = planes[0] + row / 32 * width * 32 + row % 32;
-    for (int64_t j = 0; j < width; ++j) {
-        uint64_t word = spread[first[32 * j]];
-        for (int b = 1; b < bits; ++b) word = word << 1 | spread[planes[b][row * width + j]];
-        std::memcpy(codes + 8 * j, &word, 8);
+    for (int64_t j = 0; j < width; ++j) plane[j] = first[32 * j];
+    std::memset(plane + width, 0, padded - width);
+    for (int b = 1; b < bits; ++b) {
+        std::memcpy(plane + b * padded, planes[b] + row * width, width);
+        std::memset(plane + b * padded + width, 0, padded - width);
     }
+    loops.join_planes(plane, padded, bits, codes);
 }
 
 void dense_topk(const Request& request, const DenseCodes& codes) {
@@ -199,7 +196,7 @@ void planes_topk(const Request& request, const PlaneCodes& codes, double margin)
     const Queries queries(codes.queries, request.n_queries, codes.dim);
     if (codes.bits > 1 && !(margin > 0)) return planes_exact(request, codes, queries);
     std::array<float, 2> level = {codes.levels[0], codes.levels[1]};
-    if (codes.bits > 1) level = half_means(codes, request.rows);
+    if (codes.bits > 1) level = half_means(*request.loops, codes, request.rows);
     LutCodes first = {codes.planes[0], nullptr, codes.width, 2 * codes.width, nullptr};
     std::vector<float> tables;
     std::vector<Bound> bounds;

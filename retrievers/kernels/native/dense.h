@@ -21,8 +21,9 @@ struct PlaneCodes {
     const float* levels;   // 256 entries, the first 2^bits count
     const float* queries;  // (n_queries, dim)
 
-    // Write the code of each dimension of a row, `8 * width` bytes.
-    void unpack(int64_t row, uint8_t* codes) const;
+    // Bytes of an unpacked row: a code a dimension, and room for whole vectors.
+    int64_t stride() const { return (width + 7) / 8 * 64; }
+    void unpack(const Loops& loops, int64_t row, uint8_t* codes) const;
 };
 
 void dense_topk(const Request& request, const DenseCodes& codes);

@@ -9,6 +9,8 @@ namespace {
 
 constexpr int64_t kSampleRows = 256;
 constexpr int64_t kTileBlocks = 16;
+constexpr int64_t kWarmStep = 16;
+constexpr int64_t kWarmRows = 8192;  // rows from which a warm-up pays
 constexpr int kFewRows = 2;  // a block with so few live rows is cheaper to score row by row
 
 // Where the entry of a code lies in rounded 4-bit tables: see Loops::copies.
@@ -41,6 +43,16 @@ class Scan {
         : codes_(codes), bounds_(bounds), rescorer_(rescorer), factors_(factors), rows_(rows), best_(best),
           loop_(eight ? loops.lut8 : loops.lut4),
           scratch_(eight ? (kTileBlocks + 1) * 64 * codes.pairs : 0) {}
+
+    // Scan every `kWarmStep`-th tile with bounds cut to what a row scores on average.
+    void warm_up() {
+        const int64_t stop = rows_.stop / 32;
+        int64_t tile = 1;
+        for (int64_t block = rows_.start / 32; block < stop; block += kWarmStep * tile) {
+            scan_tile(block, std::min(stop, block + tile));
+            tile = std::min(2 * tile, kTileBlocks);
+        }
+    }
 
     void run() {
         const int64_t stop = (rows_.stop + 31) / 32;
@@ -201,11 +213,21 @@ Bound round_tables(const Loops& loops, const float* tables, int64_t m, int64_t e
 
 void scan_bounds(const Loops& loops, const LutCodes& codes, bool eight, const std::vector<Bound>& bounds,
                  Rescorer& rescorer, const Factors& factors, const Rows& rows, TopK* best) {
+    const int64_t n_queries = static_cast<int64_t>(bounds.size()), k = best[0].k();
+    if (rows.stop - rows.start >= kWarmRows && k > 0 && k <= (rows.stop - rows.start) / (4 * kWarmStep)) {
+        // The k-th score of a part of the rows is one that the k-th score of all rows reaches: start from there.
+        std::vector<Bound> average = bounds;
+        for (Bound& bound : average) bound.slack *= 0.5;
+        std::vector<TopK> part(best, best + n_queries);
+        Scan(loops, codes, eight, average, rescorer, factors, rows, part.data()).warm_up();
+        for (int64_t query = 0; query < n_queries; ++query)
+            best[query].start_at(std::nextafter(part[query].threshold(), kNone));
+    }
     Scan(loops, codes, eight, bounds, rescorer, factors, rows, best).run();
 }
 
-std::vector<int64_t> sample_rows(const Rows& rows) {
-    const int64_t n = std::min(kSampleRows, rows.stop - rows.start);
+std::vector<int64_t> sample_rows(const Rows& rows, int64_t most) {
+    const int64_t n = std::min(most, rows.stop - rows.start);
     std::vector<int64_t> sample(n);
     for (int64_t i = 0; i < n; ++i) sample[i] = rows.start + (rows.stop - rows.start) * i / n;
     return sample;
@@ -213,13 +235,15 @@ std::vector<int64_t> sample_rows(const Rows& rows) {
 
 void measure_bounds(const LutCodes& codes, const Rows& rows, Rescorer& rescorer, int copies, double margin,
                     std::vector<Bound>& bounds) {
-    const std::vector<int64_t> sample = sample_rows(rows);
+    const std::vector<int64_t> sample = sample_rows(rows, kSampleRows);
     const int64_t n = static_cast<int64_t>(sample.size());
     std::vector<float> raw(n);
     std::vector<double> sum(n);
     std::vector<uint8_t> code(n * codes.m);
-    for (int64_t i = 0; i < n; ++i)
-        for (int64_t j = 0; j < codes.m; ++j) code[i * codes.m + j] = static_cast<uint8_t>(codes.code(sample[i], j));
+    for (int64_t i = 0; i < n; ++i) {
+        const uint8_t* pair = codes.high + sample[i] / 32 * codes.pairs * 32 + sample[i] % 32;
+        for (int64_t j = 0; j < codes.m; ++j) code[i * codes.m + j] = pair[j / 2 * 32] >> (j % 2 * 4) & 15;
+    }
     for (size_t query = 0; query < bounds.size(); ++query) {
         Bound& bound = bounds[query];
         rescorer.raw(static_cast<int64_t>(query), sample.data(), n, raw.data());

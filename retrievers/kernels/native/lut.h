@@ -52,8 +52,8 @@ void scan_bounds(const Loops& loops, const LutCodes& codes, bool eight, const st
 void measure_bounds(const LutCodes& codes, const Rows& rows, Rescorer& rescorer, int copies, double margin,
                     std::vector<Bound>& bounds);
 
-// Rows of the sample that `measure_bounds` takes, evenly spaced.
-std::vector<int64_t> sample_rows(const Rows& rows);
+// `most` evenly spaced rows, or all.
+std::vector<int64_t> sample_rows(const Rows& rows, int64_t most);
 
 class LutRescorer : public Rescorer {
   public:

@@ -62,6 +62,16 @@ inline Bytes lookup256(const uint8_t* p, Bytes code) {
                               _mm256_blendv_epi8(quarter[2], quarter[3], bit[2]), bit[3]);
 }
 
+// The 32 bits at `p` as bytes 0 and 1.
+inline Bytes bit_bytes(const uint8_t* p) {
+    int word;
+    __builtin_memcpy(&word, p, 4);
+    const Bytes byte = _mm256_setr_epi64x(0, 0x0101010101010101, 0x0202020202020202, 0x0303030303030303);
+    const Bytes bit = _mm256_set1_epi64x(static_cast<long long>(0x8040201008040201));
+    const Bytes spread = _mm256_and_si256(shuffle(_mm256_set1_epi32(word), byte), bit);
+    return _mm256_and_si256(_mm256_cmpeq_epi8(spread, bit), _mm256_set1_epi8(1));
+}
+
 // Floats.
 constexpr int kFloats = 8;
 using Floats = __m256;

@@ -51,6 +51,13 @@ inline void store_rows(Sums s, uint16_t* out) {
     _mm256_storeu_si256(reinterpret_cast<__m256i*>(out + 16), _mm256_permute2x128_si256(low, high, 0x31));
 }
 
+// The 64 bits at `p` as bytes 0 and 1.
+inline Bytes bit_bytes(const uint8_t* p) {
+    uint64_t word;
+    __builtin_memcpy(&word, p, 8);
+    return _mm512_maskz_set1_epi8(word, 1);
+}
+
 // Floats.
 constexpr int kFloats = 16;
 using Floats = __m512;

@@ -65,6 +65,14 @@ inline void store_rows(Sums s, uint16_t* out) {
     for (int i = 0; i < 4; ++i) vst1q_u16(out + 8 * i, s.row[i]);
 }
 
+// The 32 bits at `p` as bytes 0 and 1.
+inline Bytes bit_bytes(const uint8_t* p) {
+    const uint8x16_t bit = vreinterpretq_u8_u64(vdupq_n_u64(0x8040201008040201));
+    const uint8x16_t a = vcombine_u8(vdup_n_u8(p[0]), vdup_n_u8(p[1]));
+    const uint8x16_t b = vcombine_u8(vdup_n_u8(p[2]), vdup_n_u8(p[3]));
+    return {vshrq_n_u8(vtstq_u8(a, bit), 7), vshrq_n_u8(vtstq_u8(b, bit), 7)};
+}
+
 constexpr int kFloats = 4;
 using Floats = float32x4_t;
 

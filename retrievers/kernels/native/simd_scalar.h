@@ -86,6 +86,11 @@ inline void store_rows(const Sums& s, uint16_t* out) {
     for (int i = 0; i < 32; ++i) out[i] = s.row[i];
 }
 
+// The 32 bits at `p` as bytes 0 and 1.
+inline Bytes bit_bytes(const uint8_t* p) {
+    return each([&](int i) { return p[i / 8] >> (i % 8) & 1; });
+}
+
 constexpr int kFloats = 4;
 struct Floats {
     float f[4];
