@@ -2,7 +2,8 @@
 
 ::
 
-    spec    = stage { "," stage }          transforms first, one quantizer last
+    spec    = chain [ "+" chain ]          a codec, or a coarse one and the finer one that refines its answers
+    chain   = stage { "," stage }          transforms first, one quantizer last
     stage   = form [ "(" option { "," option } ")" ]
     form    = a name with numbers, as the class spells it: PCA192, PQ48x8, SAQ1.5, PCA50%
     option  = value | name "=" value       constructor arguments; a bare name means true
@@ -243,7 +244,7 @@ def from_spec(text: str) -> Compressor:
     Parameters
     ----------
     text : str
-        For example ``PCA192,FP8`` or ``OPQ48,PQ48x8``.
+        For example ``PCA192,FP8`` or ``OPQ48,PQ48x8``; ``RBQ1+INT8`` is a coarse code and a finer one.
 
     Returns
     -------
@@ -256,12 +257,15 @@ def from_spec(text: str) -> Compressor:
         An unknown or impossible stage: names its position, the reason and the nearest valid spec.
     """
     from ragq.compressors.base import Chain, Quantizer, Transform
+    from ragq.compressors.refine import Refined
     from ragq.compressors.registry import stage_classes
 
     if not isinstance(text, str) or not text.strip():
         raise InvalidArgumentError(f"A spec must be text such as 'PCA192,FP8'. Got {text!r}.")
     if len(text) > MAX_LENGTH:
         raise InvalidArgumentError(f"A spec must be at most {MAX_LENGTH} characters long. Got {len(text)}.")
+    if plus := re.fullmatch(r"((?:[^+()]|\([^()]*\))+)\+((?:[^+()]|\([^()]*\))+)", text):
+        return Refined(from_spec(plus[1]), from_spec(plus[2]))
     classes = stage_classes()
 
     def fail(position: int, reason: str, parts: Sequence[str]) -> InvalidArgumentError:

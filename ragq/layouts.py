@@ -13,13 +13,13 @@ kind          columns, each `(rows padded to 64, bytes)`
               the other planes as rows, since a scan visits them only for the rows that can still enter the top k
 ============  ==========================================================================================
 
-and ``factor0`` ... (fp16) for the per-row floats. Padding rows are zero.
+and ``factor0`` ... (fp16) for the per-row floats, ``fine`` for a second code of the row. Padding rows are zero.
 """
 
 from __future__ import annotations
 
 import re
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from typing import Any
 
 import numpy as np
@@ -158,6 +158,9 @@ class Layout:
     widths : tuple of int
         For ``planes`` whose dimensions have different numbers of bits: the dimensions of each plane, descending from
         `count`. Empty when every plane holds all.
+    fine : int
+        Bytes of a second, finer code of the same row, after the factors. They are stored as the column ``fine``, a row
+        after the other: a scan reads the other columns, and of this one only the rows that it returns candidates for.
     """
 
     kind: str
@@ -165,15 +168,18 @@ class Layout:
     bits: int = 8
     factors: int = 0
     widths: tuple[int, ...] = ()
+    fine: int = 0
 
     def __str__(self) -> str:
         widths = "@" + "/".join(map(str, self.widths)) if self.widths else ""
-        return f"{self.kind}:{self.count}x{self.bits}+{self.factors}{widths}"
+        fine = f"~{self.fine}" if self.fine else ""
+        return f"{self.kind}:{self.count}x{self.bits}+{self.factors}{widths}{fine}"
 
     @classmethod
     def parse(cls, text: str) -> Layout:
         """Read what `str` printed; raise `InvalidArgumentError` on anything else."""
-        match = re.fullmatch(r"(\w+):(\d{1,9})x(\d{1,2})\+(\d{1,2})(?:@(\d{1,9}(?:/\d{1,9}){0,98}))?", text)
+        widths_and_fine = r"(?:@(\d{1,9}(?:/\d{1,9}){0,98}))?(?:~(\d{1,9}))?"
+        match = re.fullmatch(r"(\w+):(\d{1,9})x(\d{1,2})\+(\d{1,2})" + widths_and_fine, text)
         if not match or match[1] not in KINDS:
             raise InvalidArgumentError(f"Unknown code layout '{text}'; expected one of {', '.join(KINDS)}.")
         widths = tuple(map(int, match[5].split("/"))) if match[5] else ()
@@ -185,7 +191,12 @@ class Layout:
             raise InvalidArgumentError(
                 f"Bad code layout '{text}': the widths of its planes must descend from the count."
             )
-        return cls(match[1], int(match[2]), int(match[3]), int(match[4]), widths)
+        return cls(match[1], int(match[2]), int(match[3]), int(match[4]), widths, int(match[6] or 0))
+
+    @property
+    def coarse(self) -> Layout:
+        """The layout of the first code alone."""
+        return replace(self, fine=0)
 
     @property
     def plane_bytes(self) -> tuple[int, ...]:
@@ -202,7 +213,7 @@ class Layout:
     @property
     def code_size(self) -> int:
         """Bytes of a row code."""
-        return self.width + 2 * self.factors
+        return self.width + 2 * self.factors + self.fine
 
     @property
     def columns(self) -> dict[str, int]:
@@ -213,7 +224,8 @@ class Layout:
             codes = {f"plane{b}": width for b, width in enumerate(self.plane_bytes)}
         else:
             codes = {"codes": self.width}
-        return codes | {f"factor{i}": 2 for i in range(self.factors)}
+        factors = {f"factor{i}": 2 for i in range(self.factors)}
+        return codes | factors | ({"fine": self.fine} if self.fine else {})
 
     def pack(self, codes: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
         """Rearrange row codes `(n, code_size)` into the stored columns, `(n padded to 64, bytes)` each."""
@@ -235,6 +247,8 @@ class Layout:
         for i in range(self.factors):
             at = self.width + 2 * i
             packed[f"factor{i}"] = np.ascontiguousarray(full[:, at : at + 2])
+        if self.fine:
+            packed["fine"] = np.ascontiguousarray(full[:, -self.fine :])
         return packed
 
     def unpack(self, columns: dict[str, NDArray[np.uint8]], start: int, stop: int) -> NDArray[np.uint8]:
@@ -258,6 +272,8 @@ class Layout:
         for i in range(self.factors):
             at = self.width + 2 * i
             codes[:, at : at + 2] = part[f"factor{i}"]
+        if self.fine:
+            codes[:, -self.fine :] = part["fine"]
         return codes[start - first : stop - first]
 
 
@@ -282,6 +298,12 @@ class Block:
     def from_codes(cls, layout: Layout, codes: NDArray[np.uint8]) -> Block:
         """Pack row codes in memory."""
         return cls(layout, layout.pack(codes), len(codes))
+
+    @property
+    def coarse(self) -> Block:
+        """The first codes alone, of a layout with finer ones."""
+        columns = {name: column for name, column in self.columns.items() if name != "fine"}
+        return Block(self.layout.coarse, columns, self.rows)
 
     def codes(self, start: int = 0, stop: int | None = None) -> NDArray[np.uint8]:
         """Return the row codes of rows `start` to `stop`, `(n, code_size)`."""

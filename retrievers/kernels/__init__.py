@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ragq.compressors.refine import RefinedScorer
 from ragq.compressors.scorers import DenseScorer, HammingScorer, LinearScorer, LookupScorer, PlanesScorer, Scorer
 from ragq.errors import InvalidArgumentError, missing_extra
 from ragq.layouts import Block
@@ -143,6 +144,10 @@ def topk(
     stop = block.rows if stop is None else stop
     if scorer.n_queries == 0:  # the native kernels share rows out among the queries
         return np.empty((0, k), np.float32), np.empty((0, k), np.int64)
+    if isinstance(scorer, RefinedScorer):
+        wide = k * scorer.oversample
+        _, rows = topk(scorer.coarse, block.coarse, wide, mask, threads=threads, exact=exact, start=start, stop=stop)
+        return scorer.refine(block, rows, k)
     prepared = _prepare(scorer, block)
     if prepared is None:
         return _by_scorer(scorer, block, k, mask, start, stop)
