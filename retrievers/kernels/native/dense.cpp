@@ -105,6 +105,10 @@ class PlaneRescorer : public Rescorer {
         : loops_(loops), codes_(codes), queries_(queries), row_(kRows * codes.stride()), tile_(16) {}
 
     void raw(int64_t query, const int64_t* rows, int64_t n, float* out) override {
+        for (int64_t i = 0; i < n; ++i)
+            for (int b = 1; b < codes_.bits; ++b)
+                for (int64_t at = 0; at < codes_.width; at += 64)
+                    __builtin_prefetch(codes_.planes[b] + rows[i] * codes_.width + at);
         for (int64_t i = 0; i < n; i += kRows) {
             const int64_t part = std::min(kRows, n - i), stride = codes_.stride();
             for (int64_t r = 0; r < part; ++r) codes_.unpack(loops_, rows[i + r], row_.data() + r * stride);
@@ -126,7 +130,7 @@ class PlaneRescorer : public Rescorer {
 std::array<float, 2> half_means(const Loops& loops, const PlaneCodes& codes, const Rows& rows) {
     double sum[2] = {}, count[2] = {};
     std::vector<uint8_t> row(codes.stride());
-    for (const int64_t i : sample_rows(rows, 64)) {
+    for (const int64_t i : sample_rows(rows, 32)) {
         codes.unpack(loops, i, row.data());
         for (int64_t d = 0; d < codes.dim; ++d) {
             const int half = row[d] >> (codes.bits - 1);

@@ -7,7 +7,7 @@ namespace ragq {
 
 namespace {
 
-constexpr int64_t kSampleRows = 256;
+constexpr int64_t kSampleRows = 128;
 constexpr int64_t kTileBlocks = 16;
 constexpr int64_t kWarmStep = 16;
 constexpr int64_t kWarmRows = 8192;  // rows from which a warm-up pays
