@@ -15,7 +15,7 @@ With ``z = V'(x - mean)``, `V` the eigenvectors of the covariance and `lambda` i
 3. *Code adjustment.* `rounds` passes over the coordinates: each moves to a neighbouring level if that lowers the error
    of the scores ``sum_j m_j (z_j - g v_j)^2``, with O(1) updates of the sums.
 4. *Length correction.* One fp16 factor for the whole row instead of two floats a segment: ``g = sum_j u_j z_j^2 / sum_j
-   u_j z_j v_j`` with ``u = sqrt(lambda)``. A query whose answer is `x` shares more of x's leading coordinates than of
+   u_j z_j v_j`` with ``u = sqrt(m)``. A query whose answer is `x` shares more of x's leading coordinates than of
    its tail, and its score, not the score of `x` with itself, is what has to be unbiased. (``u = 1``, the usual
    correction: 6 points less at 24 bytes, 3 at 48, 0.1 at 192.)
 
@@ -142,7 +142,7 @@ class SAQ(Quantizer):
         self.components_ = np.ascontiguousarray((vectors * signs).T, np.float32)
         self.bits_ = plan(weights * variances, self.code_size - 2)
         self.step_ = np.sqrt(variances).astype(np.float32)
-        self.along_ = np.sqrt(variances / variances.max()).astype(np.float32)
+        self.along_ = np.sqrt(weights / weights.max()).astype(np.float32)
         self.noise_ = (weights / weights.max()).astype(np.float32)
         self.levels_ = stack_tables({b: sphere_levels(b) for b in range(1, int(self.bits_[0]) + 1)})
 
