@@ -78,7 +78,7 @@ def check_rows(x: Floats, passages: Sequence[Passage], dim: int) -> Floats:
 def normalized(x: Floats) -> Floats:
     """Scale rows to unit length; a row of zeros stays."""
     norms = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / np.where(norms > 0, norms, np.float32(1))
+    return np.asarray(x / np.where(norms > 0, norms, 1), np.float32)
 
 
 class TextFeed(Feed):

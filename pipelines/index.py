@@ -21,8 +21,11 @@ from ragq.pipelines.changes import Changes, add_documents, compact_shards
 from ragq.pipelines.documents import check_ids
 from ragq.pipelines.models import embedder_of
 from ragq.pipelines.progress import Progress, silent
+from ragq.pipelines.restructure import Structured, renew, restructure
 from ragq.pipelines.search import read_stages
 from ragq.pipelines.view import View, rankings_of
+from ragq.retrievers.structures.base import Probe
+from ragq.retrievers.structures.searcher import take_probe
 from ragq.snapshot import Snapshot
 from ragq.storage import check_local
 from ragq.transaction import Transaction
@@ -32,6 +35,7 @@ __all__ = ["Index", "open_index"]
 
 COMPACT_DELETED = 0.25  # share of deleted rows, and number of small shards, from which `compact` is due
 COMPACT_SHARDS = 16
+COMPACT_LACKING = 0.02  # share of rows that are scanned beside a structure, which may be a hundred times faster
 
 
 def open_index(
@@ -142,7 +146,7 @@ class Index:
         return self._view.documents()
 
     @overload
-    def search(  # type: ignore[overload-overlap]  # a str is a sequence of str to a type checker
+    def search(
         self, query: str, k: int = 10, where: Where | None = None, *, threads: int | None = None, **stages: Any
     ) -> list[Hit]: ...
 
@@ -187,6 +191,11 @@ class Index:
             Choose passages that differ from each other.
         fetch_k : int, optional
             Candidates for these stages; by default 4 k, and 50 at least.
+        nprobe, ef_search : int, optional
+            How far to search in the structure of the index (see `restructure`): lists of ``ivf``, candidates of
+            ``hnsw``; by default what was tuned when it was built.
+        exact : bool
+            Scan every row, whatever structure there is.
 
         Returns
         -------
@@ -216,23 +225,31 @@ class Index:
         threads: int | None,
         options: dict[str, Any],
     ) -> list[list[Hit]]:
-        view, stages = self._view, read_stages(options)
+        view, probe, stages = self._view, take_probe(options), read_stages(options)
         check_int(k, "k", 1)
         masks = view.masks(where)
-        rankings = rankings_of(*view.scan(x, stages.candidates(k), masks, threads))
+        rankings = rankings_of(*view.scan(x, stages.candidates(k), masks, threads, probe))
         if stages.any:
             rankings = stages.run(view, queries, k, rankings, masks)
         return view.hits(rankings)
 
     def search_embeddings(
-        self, x: ArrayLike, k: int = 10, where: Where | None = None, *, threads: int | None = None
+        self,
+        x: ArrayLike,
+        k: int = 10,
+        where: Where | None = None,
+        *,
+        threads: int | None = None,
+        nprobe: int | None = None,
+        ef_search: int | None = None,
+        exact: bool = False,
     ) -> Results:
         """Return the best passages for query embeddings.
 
         Parameters
         ----------
         x : array_like of float, shape (n, dim) or (dim,)
-        k, where, threads
+        k, where, threads, nprobe, ef_search, exact
             As in `search`.
 
         Returns
@@ -241,7 +258,8 @@ class Index:
             Document ids and scores, each of shape (n, k).
         """
         view = self._view
-        return view.results(*view.scan(np.atleast_2d(np.asarray(x)), k, view.masks(where), threads), k)
+        probe = Probe(nprobe, ef_search, exact)
+        return view.results(*view.scan(np.atleast_2d(np.asarray(x)), k, view.masks(where), threads, probe), k)
 
     def get(self, ids: str | Iterable[str]) -> list[Document]:
         """Return documents by id, in the order of `ids`; ids that are not there are left out."""
@@ -317,8 +335,50 @@ class Index:
                 self.refresh()
         return deleted
 
+    def restructure(
+        self,
+        kind: str = "auto",
+        *,
+        nlist: int | None = None,
+        recall: float = 0.95,
+        queries: ArrayLike | None = None,
+        seed: int = 0,
+        progress: Progress = silent,
+    ) -> Structured:
+        """Build what lets a search look at a part of the rows only, from the codes; nothing is embedded again.
+
+        Later searches use it. Deletes and filters hold; documents that are added later are scanned until `compact` or
+        another call builds it anew (`info` says when that is due).
+
+        Parameters
+        ----------
+        kind : {'auto', 'ivf', 'hnsw', 'none'}
+            ``ivf``: lists around centroids; ``hnsw``: a graph over floats of reduced dimension, for small indexes
+            (extra ``graph``); ``none``: scan every row; ``auto``: none until the scan would be slow, then ivf.
+        nlist : int, optional
+            Lists of ``ivf``; by default about ``4 sqrt(rows)``.
+        recall : float
+            Share of the ten best rows by the scan that a search is tuned to find.
+        queries : array_like of float, shape (n, dim), optional
+            Embeddings of real queries to tune with (256 are enough); by default made up from rows of the index.
+        seed : int
+        progress : callable
+            ``progress(stage, done, total)``.
+
+        Returns
+        -------
+        Structured
+            What was built, why, and the recall that it reached.
+        """
+        with self._writing() as transaction:
+            return restructure(
+                self, transaction, kind, nlist=nlist, recall=recall, queries=queries, seed=seed, progress=progress
+            )
+
     def compact(self, progress: Progress = silent) -> bool:
         """Rewrite shards without their deleted rows and merge small ones; nothing is embedded or encoded again.
+
+        The structure of the index, if it has one, is built anew when it does not cover what there is.
 
         Returns
         -------
@@ -326,7 +386,8 @@ class Index:
             Whether anything was to be done.
         """
         with self._writing() as transaction:
-            return compact_shards(self, transaction, progress)
+            changed = compact_shards(self, transaction, progress)
+            return renew(self, transaction, progress) or changed
 
     def _writing(self) -> Transaction:
         """Start a transaction on what is on the disk now, which this object then shows."""
@@ -373,11 +434,17 @@ class Index:
 
     @property
     def compact_due(self) -> bool:
-        """Whether `compact` would pay: many deleted rows, or many small shards."""
+        """Whether `compact` would pay: many deleted rows, many small shards, or many that the structure lacks."""
         shards = self.manifest.shards
         rows = sum(shard.rows for shard in shards)
         small = sum(shard.rows < self.shard_rows // 2 for shard in shards)
-        return rows > 0 and (rows - self.manifest.rows > COMPACT_DELETED * rows or small > COMPACT_SHARDS)
+        structure = self.manifest.structure
+        lacking = sum(shard.rows for shard in shards if structure and shard.id not in structure.shards)
+        return rows > 0 and (
+            rows - self.manifest.rows > COMPACT_DELETED * rows
+            or small > COMPACT_SHARDS
+            or lacking > COMPACT_LACKING * rows
+        )
 
     @property
     def shard_rows(self) -> int:

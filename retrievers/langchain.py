@@ -152,7 +152,8 @@ class RagqVectorStore(VectorStore):
         """
         texts = list(texts)
         metadatas = metadatas or [{} for _ in texts]
-        names = [name or str(uuid.uuid4()) for name in ids or [None] * len(texts)]
+        given: Sequence[str | None] = ids or [None] * len(texts)
+        names = [name or str(uuid.uuid4()) for name in given]
         if not len(texts) == len(metadatas) == len(names):
             raise InvalidArgumentError(
                 f"'texts', 'metadatas' and 'ids' must have one entry a text. "

@@ -70,7 +70,8 @@ class Lexical:
 
 def reciprocal_rank_fusion(rankings: list[Ranking]) -> Ranking:
     """Sum ``1 / (60 + rank)`` over rankings (Cormack et al. 2009); needs no scores that compare."""
-    reciprocal = [(rows, 1 / (RANK_CONSTANT + 1 + np.arange(len(rows), dtype=np.float32))) for rows, _ in rankings]
+    ranks = [(rows, RANK_CONSTANT + 1 + np.arange(len(rows), dtype=np.float32)) for rows, _ in rankings]
+    reciprocal = [(rows, np.reciprocal(rank)) for rows, rank in ranks]
     return fuse(reciprocal, lowest=[0.0] * len(rankings))
 
 

@@ -23,7 +23,7 @@ Positions = NDArray[np.int64]
 def unit(x: Floats) -> Floats:
     """Scale rows to unit length; a row of zeros stays."""
     norms = np.linalg.norm(x, axis=1, keepdims=True)
-    return x / np.where(norms > 0, norms, np.float32(1))
+    return np.asarray(x / np.where(norms > 0, norms, 1), np.float32)
 
 
 def scaled(relevance: Floats) -> Floats:
