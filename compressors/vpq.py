@@ -87,6 +87,11 @@ class VPQ(Quantizer):
         return (self.size - 2) * 8 // self.bits
 
     @property
+    def groups(self) -> int:
+        """Groups of coordinates, here one a sub-quantizer."""
+        return self.m
+
+    @property
     def minimum_rows(self) -> int:  # type: ignore[override]
         return int(2**self.bits)
 
@@ -96,9 +101,8 @@ class VPQ(Quantizer):
         return Layout("nibbles" if self.bits == 8 else "blocks", self.m, self.bits, 1)
 
     def _check_dim(self, dim: int) -> None:
-        if self.m > dim:
-            most = dim * self.bits // 8 + 2
-            raise InvalidArgumentError(f"{self} needs {self.m} dimensions, VPQ{most} fits {dim}. Got {dim}.")
+        if self.groups > dim:
+            raise InvalidArgumentError(f"{self} needs {self.groups} dimensions. The embeddings have {dim}.")
 
     def _state_shapes(self) -> dict[str, tuple[int, ...]]:
         kept = len(self.basis_)
@@ -106,8 +110,8 @@ class VPQ(Quantizer):
             "mean_": (self.dim,),
             "basis_": (kept, self.dim),
             "variances_": (kept,),
-            "codebook_": (2**self.bits, kept),
-            "offsets_": (self.m + 1,),
+            "codebook_": self._codebook_shape(kept),
+            "offsets_": (self.groups + 1,),
         }
 
     def _check_state(self, arrays: dict[str, NDArray[Any]]) -> None:
@@ -124,14 +128,33 @@ class VPQ(Quantizer):
         self.mean_ = x.mean(axis=0, dtype=np.float64).astype(np.float32)
         variances, axes = principal_axes(x - self.mean_)
         rates = water_fill(variances ** (1 + 2 * WEIGHT_POWER), self.m * self.bits)
-        groups = deal(rates, self.m)
+        groups = deal(rates, self.groups)
         order = np.concatenate(groups)
         self.offsets_ = np.cumsum([0] + [len(group) for group in groups]).astype(np.int64)
         self.basis_ = axes[order].astype(np.float16)
         self.variances_ = variances[order].astype(np.float32)
         y = self._coordinates(rows) * self._weights
-        codebook = codebooks.fit_codebook(y, self.offsets_, k, iterations=self.iterations, rng=rng)
-        self.codebook_ = codebooks.in_nibble_order(codebook, self.offsets_).astype(np.float16)
+        self.codebook_ = self._fit_codebook(y, rng).astype(np.float16)
+
+    def _codebook_shape(self, kept: int) -> tuple[int, ...]:
+        return 2**self.bits, kept
+
+    def _fit_codebook(self, y: Floats, rng: np.random.Generator) -> Floats:
+        """Return codewords for the weighted coordinates of a sample, before they are rounded to fp16."""
+        codebook = codebooks.fit_codebook(y, self.offsets_, 2**self.bits, iterations=self.iterations, rng=rng)
+        return codebooks.in_nibble_order(codebook, self.offsets_)
+
+    def _nearest(self, y: Floats, codebook: Floats) -> Codes:
+        """Return the codes of weighted coordinates, `(n, m)`."""
+        return codebooks.encode(y, codebook, self.offsets_)
+
+    def _decoded(self, codes: Codes, codebook: Floats) -> Floats:
+        """Return the weighted coordinates that codes stand for."""
+        return codebooks.decode(codes, codebook, self.offsets_)
+
+    def _tables(self, queries: Floats, codebook: Floats) -> Floats:
+        """Return the inner products of queries, divided by the weights, with codewords: `(n_queries, m, 2**bits)`."""
+        return codebooks.tables(queries, codebook, self.offsets_)
 
     @property
     def _weights(self) -> Floats:
@@ -145,19 +168,19 @@ class VPQ(Quantizer):
     def _encode(self, x: Floats) -> Codes:
         z = self._coordinates(x)
         codebook = self.codebook_.astype(np.float32)
-        codes = codebooks.encode(z * self._weights, codebook, self.offsets_)
-        decoded = codebooks.decode(codes, codebook, self.offsets_) / self._weights
+        codes = self._nearest(z * self._weights, codebook)
+        decoded = self._decoded(codes, codebook) / self._weights
         f = query_aware_factor(x - self.mean_, z, decoded, self.variances_)
         return with_factor(codebooks.pack_codes(codes, self.bits), f)
 
     def _decode(self, codes: Codes) -> Floats:
         body = codebooks.unpack_codes(codes[:, : self.layout.width], self.m, self.bits)
-        z = codebooks.decode(body, self.codebook_.astype(np.float32), self.offsets_) / self._weights
+        z = self._decoded(body, self.codebook_.astype(np.float32)) / self._weights
         return codebooks.add_mean(self.mean_, factor(codes, -1)[:, None] * (z @ self.basis_.astype(np.float32)))
 
     def _scorer(self, queries: Floats) -> LookupScorer:
         folded = queries @ self.basis_.T.astype(np.float32) / self._weights
-        tables = codebooks.tables(folded, self.codebook_.astype(np.float32), self.offsets_)
+        tables = self._tables(folded, self.codebook_.astype(np.float32))
         return LookupScorer(queries @ self.mean_, tables, factors=1)
 
     def describe(self, codes: Codes) -> dict[str, Any]:

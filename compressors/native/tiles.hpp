@@ -35,6 +35,9 @@ struct TileKernels {
   // out[i * n_tiles * 32 + k] = <x[i], tiled vector k>.
   void (*products)(const float* x, std::size_t rows, std::size_t stride, std::size_t dim, const float* tiles,
                    std::size_t n_tiles, float* out);
+  // best[b] = min over a of cost[a] + pair[a * k + b], and in from[b] the first `a` that gives it; k a multiple of 16,
+  // at most 256.
+  void (*min_plus)(const float* cost, const float* pair, std::size_t k, float* best, std::uint8_t* from);
   // distance[i] = min(distance[i], |x[i] - center|^2) for the columns i of `xt`, (dim, n) with rows n apart.
   void (*closer)(const float* xt, std::size_t n, std::size_t dim, const float* center, float* distance);
 };

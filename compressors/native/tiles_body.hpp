@@ -122,9 +122,37 @@ void closer(const float* xt, std::size_t n, std::size_t dim, const float* center
   }
 }
 
+template <int Vecs>
+inline void min_plus_columns(const float* cost, const float* pair, std::size_t k, float* best, std::uint8_t* from) {
+  Vec lowest[Vecs];
+  Int where[Vecs];
+  for (int v = 0; v < Vecs; ++v) {
+    lowest[v] = Vec{} + 3.4e38f;
+    where[v] = Int{};
+  }
+  for (std::size_t a = 0; a < k; ++a) {
+    for (int v = 0; v < Vecs; ++v) {
+      const Vec sum = load(pair + a * k + v * LANES) + cost[a];
+      const Int lower = sum < lowest[v];
+      lowest[v] = lower ? sum : lowest[v];
+      where[v] = lower ? Int{} + static_cast<std::int32_t>(a) : where[v];
+    }
+  }
+  for (int v = 0; v < Vecs; ++v) {
+    store(best + v * LANES, lowest[v]);
+    for (int l = 0; l < LANES; ++l) from[v * LANES + l] = static_cast<std::uint8_t>(where[v][l]);
+  }
+}
+
+void min_plus(const float* cost, const float* pair, std::size_t k, float* best, std::uint8_t* from) {
+  std::size_t b = 0;
+  for (; b + 4 * LANES <= k; b += 4 * LANES) min_plus_columns<4>(cost, pair + b, k, best + b, from + b);
+  for (; b < k; b += LANES) min_plus_columns<1>(cost, pair + b, k, best + b, from + b);
+}
+
 }  // namespace
 
 extern const TileKernels NAME;
-const TileKernels NAME = {LABEL, nearest, products, closer};
+const TileKernels NAME = {LABEL, nearest, products, min_plus, closer};
 
 }  // namespace ragq
