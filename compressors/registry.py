@@ -44,6 +44,7 @@ MODULES = {
     "OPQ": "opq",
     "RQ": "rq",
     "VPQ": "vpq",
+    "VTQ": "vtq",
     "ITQ": "itq",
 }
 

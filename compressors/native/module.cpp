@@ -5,6 +5,7 @@
 
 #include "arrays.hpp"
 #include "beam.hpp"
+#include "chain.hpp"
 #include "encode_pq.hpp"
 #include "kmeans.hpp"
 #include "tiles.hpp"
@@ -59,6 +60,20 @@ static Array<std::uint8_t, 2> encode_pq(Matrix<float> x, Matrix<float> codebook,
   return codes;
 }
 
+static Array<std::uint8_t, 2> encode_chain(Matrix<float> x, Cube<float> codebooks, Vector<std::int64_t> offsets,
+                                           int threads) {
+  const std::size_t dim = x.shape(1), k = codebooks.shape(1), groups = offsets.shape(0) - 1;
+  require(codebooks.shape(0) == 2 && codebooks.shape(2) == dim, "codebooks must be (2, k, dimension of x)");
+  require(k == 16 || k == 256, "a codebook has 16 or 256 codewords");
+  require(offsets.shape(0) >= 2 && offsets(0) == 0 && offsets(groups) == static_cast<std::int64_t>(dim),
+          "offsets must run from 0 to the dimension");
+  for (std::size_t g = 0; g < groups; ++g) require(offsets(g) < offsets(g + 1), "offsets must increase");
+  auto codes = make_array<std::uint8_t, 2>({x.shape(0), groups + 1});
+  nb::gil_scoped_release release;
+  ragq::encode_chain(x.data(), x.shape(0), dim, codebooks.data(), k, offsets.data(), groups, threads, codes.data());
+  return codes;
+}
+
 static Array<float, 2> project(Matrix<float> x, Matrix<float> matrix, int threads) {
   require(x.shape(1) == matrix.shape(1), "x and matrix must have the same dimension");
   auto out = make_array<float, 2>({x.shape(0), matrix.shape(0)});
@@ -89,6 +104,7 @@ NB_MODULE(_cpu, m) {
   m.def("lloyd", &lloyd, "x"_a, "centroids"_a, "iterations"_a, "threads"_a);
   m.def("assign", &assign, "x"_a, "centroids"_a, "threads"_a);
   m.def("encode_pq", &encode_pq, "x"_a, "codebook"_a, "offsets"_a, "threads"_a);
+  m.def("encode_chain", &encode_chain, "x"_a, "codebooks"_a, "offsets"_a, "threads"_a);
   m.def("project", &project, "x"_a, "matrix"_a, "threads"_a);
   m.def("extend_beams", &extend_beams, "x"_a, "codebooks"_a, "beams"_a, "wider"_a, "threads"_a);
   register_scalar(m);

@@ -1,0 +1,152 @@
+"""Variance-balanced tree quantization: VPQ whose neighbouring codewords overlap.
+
+As in `ragq.compressors.vpq`, the embedding is centred, turned to its principal axes, weighted, and the coordinates are
+dealt to groups of equal rate. Here the M codes form a chain over ``M - 1`` groups, and group `g` decodes to the sum of
+two codewords,
+
+    y^_g = left_g[k_g] + right_g[k_(g+1)],
+
+so that each code speaks for two groups and each coordinate is told by 16 bits that it shares instead of 8 of its own.
+The best codes of a chain are found exactly by dynamic programming (Viterbi), 256^2 steps a group.
+
+Fit: k-means on pairs of groups, every second code first and the others on what is left, then in turns the best codes
+and, with the codes fixed, the codewords by least squares, a linear system of 512 unknowns a group.
+
+Babenko and Lempitsky, "Tree quantization for large-scale similarity search and classification", CVPR 2015, for a tree
+that is a chain. The score is still a table entry a code, so that it scans like PQ; fitting and encoding take longer,
+and codebooks are twice as large.
+
+Bytes per vector: `size`, 2 of them the factor of VPQ.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragq.compressors import _cpu, codebooks
+from ragq.compressors.base import Codes, Floats
+from ragq.compressors.vpq import VPQ
+from ragq.errors import InvalidArgumentError
+
+__all__ = ["VTQ"]
+
+ROWS_PER_CODEWORD = 128  # fitting encodes the sample in every turn
+FIRST_ITERATIONS = 10  # of k-means, before the turns
+RIDGE = 1.0  # rows that hold a codeword where it was
+
+
+class VTQ(VPQ):
+    """Variance-balanced tree quantization: VPQ with overlapping codewords, better and slower to encode.
+
+    Parameters
+    ----------
+    size : int
+        Bytes of a code: ``size - 2`` bytes of codewords and an fp16 factor.
+    bits : int
+        8, or 4 for codes that a byte shuffle looks up.
+    iterations : int
+        Turns of codes and codewords.
+    """
+
+    forms = ("VTQ{size}",)
+    examples = ("VTQ6(bits=4,iterations=2)", "VTQ8(iterations=2)")
+    menu = ("VTQ{8}", "VTQ{12}", "VTQ{16}")
+
+    codebook_: NDArray[np.float16]  # (2, 2**bits, kept): left and right codewords, in the columns of the groups
+
+    def __init__(self, size: int, bits: int = 8, iterations: int = 5) -> None:
+        super().__init__(size, bits, iterations)
+        if self.m < 2:
+            raise InvalidArgumentError(f"VTQ needs two codes, a size of {3 if bits == 4 else 4} bytes. Got {size}.")
+
+    @property
+    def groups(self) -> int:
+        return self.m - 1
+
+    def _codebook_shape(self, kept: int) -> tuple[int, ...]:
+        return 2, 2**self.bits, kept
+
+    def _fit_codebook(self, y: Floats, rng: np.random.Generator) -> Floats:
+        y = codebooks.sample_rows(y, ROWS_PER_CODEWORD * 2**self.bits, rng)
+        codebook = self._first_codebook(y, rng)
+        for _ in range(self.iterations):
+            codes = _cpu.encode_chain(y, codebook, self.offsets_, codebooks.cpu_threads())
+            for group in range(self.groups):
+                columns = slice(*self.offsets_[group : group + 2])
+                codebook[:, :, columns] = least_squares(
+                    y[:, columns], codes[:, group], codes[:, group + 1], codebook[:, :, columns]
+                )
+        return self._in_nibble_order(codebook)
+
+    def _spans(self, code: int) -> list[tuple[int, slice]]:
+        """Return where the codewords of a code lie: (side, columns), right of the group before, left of its own."""
+        groups = [(1, code - 1), (0, code)]
+        return [(side, slice(*self.offsets_[g : g + 2])) for side, g in groups if 0 <= g < self.groups]
+
+    def _first_codebook(self, y: Floats, rng: np.random.Generator) -> Floats:
+        """Run k-means on what each code spans: the even codes first, then the odd ones on what they leave."""
+        codebook = np.zeros((2, 2**self.bits, y.shape[1]), np.float32)
+        left = y.copy()
+        for code in [*range(0, self.m, 2), *range(1, self.m, 2)]:
+            spans = self._spans(code)
+            part = np.concatenate([left[:, columns] for _, columns in spans], axis=1)
+            seed = int(rng.integers(2**63))
+            words = codebooks.kmeans(part, 2**self.bits, iterations=FIRST_ITERATIONS, seed=seed)
+            nearest, _ = _cpu.assign(part, words, codebooks.cpu_threads())
+            start = 0
+            for side, columns in spans:
+                stop = start + columns.stop - columns.start
+                codebook[side, :, columns] = words[:, start:stop]
+                left[:, columns] -= words[nearest, start:stop]
+                start = stop
+        return codebook
+
+    def _in_nibble_order(self, codebook: Floats) -> Floats:
+        if self.bits == 4:
+            return codebook
+        ordered = codebook.copy()
+        for code in range(self.m):
+            spans = self._spans(code)
+            order = codebooks.nibble_order(np.concatenate([codebook[s, :, columns] for s, columns in spans], axis=1))
+            for side, columns in spans:
+                ordered[side, :, columns] = codebook[side, order, columns]
+        return ordered
+
+    def _nearest(self, y: Floats, codebook: Floats) -> Codes:
+        return _cpu.encode_chain(np.ascontiguousarray(y), codebook, self.offsets_, codebooks.cpu_threads())
+
+    def _decoded(self, codes: Codes, codebook: Floats) -> Floats:
+        left = codebooks.decode(codes[:, :-1], codebook[0], self.offsets_)
+        return left + codebooks.decode(codes[:, 1:], codebook[1], self.offsets_)
+
+    def _tables(self, queries: Floats, codebook: Floats) -> Floats:
+        tables = np.zeros((len(queries), self.m, 2**self.bits), np.float32)
+        tables[:, :-1] += codebooks.tables(queries, codebook[0], self.offsets_)
+        tables[:, 1:] += codebooks.tables(queries, codebook[1], self.offsets_)
+        return tables
+
+
+def least_squares(y: Floats, left: Codes, right: Codes, known: Floats) -> Floats:
+    """Return the codewords, left and right, whose sums are nearest to the rows of a group.
+
+    Parameters
+    ----------
+    y : ndarray of float32, shape (n, width)
+    left, right : ndarray of uint8, shape (n,)
+        The codes of each row.
+    known : ndarray of float32, shape (2, k, width)
+        Where codewords stay that few rows use.
+    """
+    _, k, width = known.shape
+    pairs = np.bincount(left.astype(np.int64) * k + right, minlength=k * k).reshape(k, k).astype(np.float64)
+    normal = np.block([[np.diag(pairs.sum(axis=1)), pairs], [pairs.T, np.diag(pairs.sum(axis=0))]])
+    sums = np.empty((2 * k, width))
+    for j in range(width):
+        sums[:k, j] = np.bincount(left, y[:, j], k)
+        sums[k:, j] = np.bincount(right, y[:, j], k)
+    normal[np.diag_indices(2 * k)] += RIDGE
+    solved: NDArray[Any] = np.linalg.solve(normal, sums + RIDGE * known.reshape(2 * k, width))
+    return solved.reshape(2, k, width).astype(np.float32)
