@@ -19,6 +19,7 @@ COMMANDS = {
     "add": ("add", "add", "Add documents to an index, or replace them."),
     "delete": ("delete", "delete", "Delete documents by id or by filter."),
     "compact": ("compact", "compact", "Rewrite shards without what was deleted."),
+    "structure": ("structure", "structure", "Build lists or a graph, so that a search looks at a part of the rows."),
     "verify": ("verify", "verify", "Compare every file of an index with its checksum."),
     "info": ("info", "info", "Show what an index is and what its parts weigh."),
     "codecs": ("codecs", "codecs", "List the codecs with their bytes a vector."),

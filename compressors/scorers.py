@@ -38,6 +38,7 @@ __all__ = [
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 CHUNK_ROWS = 8192
+QUERY_SIDE = ("bias", "shift_weight", "queries", "tables", "codes", "weight")  # arrays of one entry a query
 
 
 def factor(codes: Codes, index: int) -> Floats:
@@ -125,6 +126,11 @@ class LinearScorer(Scorer):
     def plus(self, bias: Floats) -> Self:
         """Return the same scorer with `bias` `(n_queries,)` added to every score of each query."""
         return replace(self, bias=(self.bias + bias).astype(np.float32))
+
+    def part(self, which: slice) -> Self:
+        """Return the scorer of some of the queries."""
+        arrays = {name: getattr(self, name, None) for name in QUERY_SIDE}
+        return replace(self, **{name: array[which] for name, array in arrays.items() if array is not None})
 
 
 @dataclass(frozen=True)

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from ragq.compressors import Compressor
-from ragq.manifest import FORMAT, MANIFEST
+from ragq.manifest import FORMAT, MANIFEST, Manifest
 from ragq.snapshot import Snapshot
 from ragq.storage import storage_errors
 
@@ -15,6 +15,7 @@ __all__ = ["describe"]
 def describe(snapshot: Snapshot, compressor: Compressor, *, compact_due: bool) -> dict[str, Any]:
     """Return JSON values; every size is measured with `stat`."""
     manifest, folder = snapshot.manifest, snapshot.folder
+    structure = manifest.structure
 
     def measured(names: list[str]) -> int:
         with storage_errors(folder, "measure the files of"):
@@ -24,6 +25,7 @@ def describe(snapshot: Snapshot, compressor: Compressor, *, compact_due: bool) -
         "codes": measured([s.codes.name for s in manifest.shards]),
         "ids": measured([s.ids.name for s in manifest.shards]),
         "deletes": measured([s.deletes.file.name for s in manifest.shards if s.deletes]),
+        "structure": measured([file.name for file in structure.files.values()] if structure else []),
         "compressor": measured([manifest.compressor.name]),
         "manifest": measured([MANIFEST]),
         "documents": measured([s.docs.name for s in manifest.shards]),
@@ -51,5 +53,16 @@ def describe(snapshot: Snapshot, compressor: Compressor, *, compact_due: bool) -
         "compression_ratio": round(4 * manifest.dim / compressor.code_size, 2),
         "bytes": parts,
         "total_bytes": sum(parts.values()),
+        "structure": describe_structure(manifest) if structure else None,
         "compact_due": compact_due,
     }
+
+
+def describe_structure(manifest: Manifest) -> dict[str, Any]:
+    """Return what the structure of an index is and how many rows it covers."""
+    structure = manifest.structure
+    assert structure is not None
+    covered = sum(shard.rows for shard in manifest.shards if shard.id in structure.shards)
+    total = sum(shard.rows for shard in manifest.shards)
+    parameters = {name: value for name, value in structure.parameters.items() if name != "asked"}
+    return {"kind": structure.kind} | parameters | {"covered_rows": covered, "scanned_rows": total - covered}

@@ -19,6 +19,8 @@ from ragq.pipelines.feeds import normalized
 from ragq.pipelines.fitting import load_compressor
 from ragq.retrievers.lexical import Lexical, Ranking
 from ragq.retrievers.scan import scan
+from ragq.retrievers.structures.base import Prepared, Probe
+from ragq.retrievers.structures.searcher import Searcher
 from ragq.select import pack_mask, unpack_mask
 from ragq.snapshot import Snapshot
 from ragq.types import Document, Hit, Results
@@ -26,6 +28,7 @@ from ragq.types import Document, Hit, Results
 __all__ = ["View"]
 
 Masks = list[NDArray[np.uint8] | None]
+TUNED = Probe()
 
 
 class View:
@@ -64,10 +67,22 @@ class View:
         ]
         return np.concatenate([np.zeros(0, bool), *parts])
 
+    @cached_property
+    def searcher(self) -> Searcher | None:
+        """The structure of the index with the scan of what it does not cover; None when every search is a scan."""
+        return Searcher(self.snapshot, self.score_metric) if self.manifest.structure else None
+
+    @property
+    def score_metric(self) -> str:
+        """The metric that codes are scored by: cosine is the inner product of unit vectors."""
+        return "ip" if self.manifest.metric == "cosine" else self.manifest.metric
+
     def scan(
-        self, x: ArrayLike, k: int, masks: Masks, threads: int | None = None
+        self, x: ArrayLike, k: int, masks: Masks, threads: int | None = None, probe: Probe = TUNED
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return scores and rows of the best `k` passages for each query embedding, each of shape (n, k).
+
+        By the structure of the index, if it has one and `probe` does not ask for an exact search.
 
         No more than all rows come back: `k` columns that cannot be filled would be memory for nothing.
         """
@@ -75,10 +90,13 @@ class View:
         queries = check_embeddings(x, self.manifest.dim, name="queries")
         if self.manifest.normalize:
             queries = normalized(queries)
-        metric = "ip" if self.manifest.metric == "cosine" else self.manifest.metric
-        blocks = [shard.block for shard in self.snapshot.shards]
         most = min(k, max(1, self.manifest.rows))
-        return scan(self.compressor.scorer(queries, metric), blocks, most, masks, threads)
+        if self.searcher is not None and not probe.exact:
+            prepared = Prepared(self.compressor, queries, self.score_metric)
+            return self.searcher.search(prepared, most, masks, probe, threads)
+        blocks = [shard.block for shard in self.snapshot.shards]
+        scorer = self.compressor.scorer(queries, self.score_metric)
+        return scan(scorer, blocks, most, masks, threads, exact=probe.exact)
 
     def decode(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the decoded embeddings of rows, float32 of shape (n, dim)."""

@@ -52,10 +52,10 @@ class Snapshot:
             with storage_errors(path, "read"):
                 self.manifest = Manifest.load(path, self._lease.read(MAXIMUM_BYTES + 1))
             try:
-                layout = Layout.parse(self.manifest.layout)
+                self.layout = Layout.parse(self.manifest.layout)
             except InvalidArgumentError as error:
                 raise CorruptIndexError(f"{path} is damaged: {error}") from None
-            self.shards = [Shard(folder, entry, layout) for entry in self.manifest.shards]
+            self.shards = [Shard(folder, entry, self.layout) for entry in self.manifest.shards]
             self._close = weakref.finalize(self, self._lease.close)
         except BaseException:
             self._lease.close()

@@ -1,0 +1,217 @@
+"""Build a structure over the codes of an index, tune it to a recall, and commit it; nothing is embedded again."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from dataclasses import dataclass, replace
+from typing import TYPE_CHECKING, Any
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+
+from ragq.checks import check_embeddings, check_int
+from ragq.errors import InvalidArgumentError
+from ragq.manifest import StructureEntry
+from ragq.pipelines.feeds import normalized
+from ragq.pipelines.progress import Progress
+from ragq.retrievers.scan import scan
+from ragq.retrievers.structures.auto import choose
+from ragq.retrievers.structures.base import Coverage, Floats, Prepared, Probe, Source
+from ragq.retrievers.structures.hnsw import HNSW, SCAN_SHARE, build_hnsw
+from ragq.retrievers.structures.ivf import IVF, build_ivf, default_nlist
+from ragq.retrievers.structures.searcher import load_structure
+from ragq.snapshot import Snapshot
+from ragq.storage import storage_errors
+from ragq.transaction import Transaction
+
+if TYPE_CHECKING:
+    from ragq.pipelines.index import Index
+
+__all__ = ["KINDS", "Structured", "renew", "restructure"]
+
+KINDS = ("auto", "ivf", "hnsw", "none")
+TUNING_QUERIES = 256
+TUNING_K = 10
+MIXED = 0.5  # share of another row in a held-out query: one row alone would find itself too easily
+
+
+@dataclass(frozen=True)
+class Structured:
+    """What was built.
+
+    Attributes
+    ----------
+    kind : str
+        ``ivf``, ``hnsw`` or ``none`` (searches scan every row).
+    reason : str
+        Why, when it was chosen by ``auto``; else empty.
+    parameters : dict
+        JSON values; ``recall`` is what the tuned search reached on the held-out queries.
+    """
+
+    kind: str
+    reason: str
+    parameters: dict[str, Any]
+
+
+def restructure(
+    index: Index,
+    transaction: Transaction,
+    kind: str,
+    *,
+    nlist: int | None,
+    recall: float,
+    queries: ArrayLike | None,
+    seed: int,
+    progress: Progress,
+) -> Structured:
+    """Do `Index.restructure` within a transaction."""
+    if kind not in KINDS:
+        raise InvalidArgumentError(f"'kind' must be one of {', '.join(KINDS)}. Got {kind!r}.")
+    if not 0 < recall <= 1:
+        raise InvalidArgumentError(f"'recall' must be above 0 and at most 1. Got {recall!r}.")
+    if nlist is not None:
+        check_int(nlist, "nlist", 1)
+    given = None if queries is None else check_embeddings(queries, index.manifest.dim, name="queries")
+    reason, asked = "", kind
+    if kind == "auto":
+        kind, reason = choose(index.manifest.rows, index.compressor.code_size)
+    if kind == "none" or not index.manifest.shards:
+        if index.manifest.structure is not None:
+            commit(index, transaction, None)
+        return Structured("none", reason, {})
+    with Snapshot(index.path) as snapshot:
+        builder = Builder(snapshot, index, transaction.generation, seed, progress)
+        described = builder.build(kind, nlist)
+        tuned = builder.tune(described, builder.held_out() if given is None else given, recall)
+        asked_for = {"asked": {"kind": asked, "nlist": nlist, "recall": recall}}
+        described = replace(described, parameters=described.parameters | tuned | asked_for)
+    commit(index, transaction, described)
+    return Structured(kind, reason, described.parameters)
+
+
+def renew(index: Index, transaction: Transaction, progress: Progress) -> bool:
+    """Build the structure of an index again, as it was asked for, when it does not cover exactly the shards."""
+    described = index.manifest.structure
+    if described is None or described.shards == tuple(entry.id for entry in index.manifest.shards):
+        return False
+    asked = described.parameters.get("asked", {})
+    restructure(
+        index,
+        transaction,
+        asked.get("kind", described.kind),
+        nlist=asked.get("nlist"),
+        recall=asked.get("recall", 0.95),
+        queries=None,
+        seed=0,
+        progress=progress,
+    )
+    return True
+
+
+def commit(index: Index, transaction: Transaction, described: StructureEntry | None) -> None:
+    """Make a structure, or none, part of the next generation."""
+    transaction.commit(lambda manifest: replace(manifest, structure=described))
+    index.refresh()
+
+
+class Builder:
+    """One structure in the making, over all shards of a snapshot."""
+
+    def __init__(self, snapshot: Snapshot, index: Index, generation: int, seed: int, progress: Progress) -> None:
+        self.snapshot, self.generation, self.seed, self.progress = snapshot, generation, seed, progress
+        self.compressor, self.normalize = index.compressor, snapshot.manifest.normalize
+        self.metric = "l2" if snapshot.manifest.metric == "l2" else "ip"
+        self.source = Source(snapshot.shards, self.compressor)
+        self.masks = [shard.live_mask for shard in snapshot.shards]
+
+    def build(self, kind: str, nlist: int | None) -> StructureEntry:
+        """Write the files; searches with them are not tuned yet."""
+        folder, rows = self.snapshot.folder, self.source.rows
+        with storage_errors(folder, "write to"):
+            (folder / "structures").mkdir(exist_ok=True)
+        prefix = f"structures/{self.generation:08d}"
+        if kind == "ivf":
+            lists = min(nlist or default_nlist(rows), rows)
+            files, parameters = build_ivf(folder, prefix, self.source, self.metric, lists, self.seed, self.progress)
+            parameters["nprobe"] = 1
+        else:
+            files, parameters = build_hnsw(folder, prefix, self.source, self.metric, self.seed, self.progress)
+            parameters["ef_search"] = 1
+        entries = [shard.entry for shard in self.snapshot.shards]
+        return StructureEntry(kind, parameters, tuple(e.id for e in entries), tuple(e.rows for e in entries), files)
+
+    def held_out(self) -> Floats:
+        """Return made-up queries: each between two decoded rows, nearer to the first."""
+        rng = np.random.default_rng(self.seed + 1)
+        x = self.source.sample(2 * TUNING_QUERIES, rng)
+        return x + MIXED * x[rng.permutation(len(x))] if len(x) > 1 else x
+
+    def tune(self, described: StructureEntry, queries: Floats, recall: float) -> dict[str, Any]:
+        """Return the least effort with which the best rows by the codes are found, and the recall that it gives."""
+        queries = queries[:TUNING_QUERIES]
+        if self.normalize:
+            queries = normalized(queries)
+        coverage = Coverage(self.snapshot, described)
+        structure = load_structure(self.snapshot, described, coverage, self.metric)
+        prepared = Prepared(self.compressor, queries, self.metric)
+        self.progress("tune", 0, 1)
+        blocks = [shard.block for shard in self.snapshot.shards]
+        scores, rows = scan(prepared.all, blocks, TUNING_K, self.masks)
+        if isinstance(structure, IVF):
+            nprobe, reached = tune_nprobe(structure, queries, rows, recall)
+            found = {"nprobe": nprobe, "recall": round(reached, 4)}
+        else:
+            assert isinstance(structure, HNSW)
+            allowed = coverage.allowed(self.masks)
+
+            def search(ef: int) -> NDArray[np.float32]:
+                return structure.search(prepared, TUNING_K, allowed, Probe(ef_search=ef), None)[0]
+
+            ef, reached = tune_ef(search, scores, max(1, self.source.rows // SCAN_SHARE), recall)
+            found = {"ef_search": ef, "recall": round(reached, 4)}
+        self.progress("tune", 1, 1)
+        return found
+
+
+def tune_nprobe(ivf: IVF, queries: Floats, truth: NDArray[np.int64], recall: float) -> tuple[int, float]:
+    """Return the fewest lists that hold the share `recall` of the true rows, and the share that they hold.
+
+    Parameters
+    ----------
+    ivf : IVF
+    queries : ndarray of float32, shape (n_queries, dim)
+    truth : ndarray of int64, shape (n_queries, k)
+        The best rows by the scan, padded with -1.
+    recall : float
+    """
+    rank = np.argsort(ivf.order(queries, ivf.nlist), axis=1)
+    needed = np.take_along_axis(rank, ivf.lists_of(np.maximum(truth, 0)), axis=1)[truth >= 0] + 1
+    if not len(needed):
+        return 1, 1.0
+    nprobe = int(np.sort(needed)[int(np.ceil(recall * len(needed))) - 1])
+    return nprobe, float((needed <= nprobe).mean())
+
+
+def tune_ef(
+    search: Callable[[int], NDArray[np.float32]], truth: NDArray[np.float32], most: int, recall: float
+) -> tuple[int, float]:
+    """Return the fewest candidates, doubling from 16, with which a search finds the share `recall` of the best scores.
+
+    Parameters
+    ----------
+    search : callable
+        ``search(ef) -> scores`` of shape (n_queries, k).
+    truth : ndarray of float32, shape (n_queries, k)
+        The best scores by the scan, padded with -inf.
+    most : int
+        Candidates from which a search is a scan.
+    recall : float
+    """
+    real = truth > -np.inf
+    ef = 16
+    while True:
+        reached = float((search(ef) >= truth - 1e-6)[real].mean()) if real.any() else 1.0
+        if reached >= recall or ef > most:
+            return ef, reached
+        ef *= 2

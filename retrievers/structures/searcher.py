@@ -1,0 +1,91 @@
+"""`Searcher`: a snapshot's structure together with the scan of the shards that it does not cover."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragq.errors import IncompatibleIndexError
+from ragq.manifest import StructureEntry
+from ragq.retrievers.scan import scan
+from ragq.retrievers.structures.base import Allowed, Coverage, Found, Masks, Prepared, Probe, Structure, merge
+from ragq.retrievers.structures.hnsw import HNSW
+from ragq.retrievers.structures.ivf import IVF
+from ragq.snapshot import Snapshot
+
+__all__ = ["Searcher", "load_structure", "take_probe"]
+
+
+def take_probe(options: dict[str, Any]) -> Probe:
+    """Take what steers a structure out of the options of a search."""
+    return Probe(**{name: options.pop(name) for name in ("nprobe", "ef_search", "exact") if name in options})
+
+
+def load_structure(snapshot: Snapshot, described: StructureEntry, coverage: Coverage, metric: str) -> Structure:
+    """Open a structure over shards of a snapshot.
+
+    Raises
+    ------
+    CorruptIndexError
+        Its files do not fit together.
+    IncompatibleIndexError
+        It is of a kind that this ragq does not know.
+    """
+    folder, dim = snapshot.folder, snapshot.manifest.dim
+    if described.kind == "ivf":
+        return IVF.load(folder, described, snapshot.layout, dim, metric)
+    if described.kind == "hnsw":
+        return HNSW.load(folder, described, snapshot.shards, coverage, dim, metric)
+    raise IncompatibleIndexError(
+        f"{folder} has a structure of kind '{described.kind}', which this ragq does not know. "
+        "Update ragq, or remove it with: ragq structure INDEX none"
+    )
+
+
+class Searcher:
+    """Search a snapshot by its structure; the answers are numbered and ordered as the scan's.
+
+    Parameters
+    ----------
+    snapshot : Snapshot
+        One whose manifest names a structure.
+    metric : {'ip', 'l2'}
+        Of the scores.
+    """
+
+    def __init__(self, snapshot: Snapshot, metric: str) -> None:
+        described = snapshot.manifest.structure
+        assert described is not None
+        self.snapshot = snapshot
+        self.coverage = Coverage(snapshot, described)
+        self.structure = load_structure(snapshot, described, self.coverage, metric)
+        self._live: Allowed | None = None
+
+    def search(self, prepared: Prepared, k: int, masks: Masks, probe: Probe, threads: int | None = None) -> Found:
+        """Return the best `k` rows of the snapshot; see `ragq.retrievers.scan.scan` for what comes out."""
+        scores, rows = self.structure.search(prepared, k, self._allowed(masks), probe, threads)
+        parts = [(scores, self.coverage.current(rows))]
+        others = self.coverage.others
+        if others:
+            shards = [self.snapshot.shards[i] for i in others]
+            scores, rows = scan(prepared.all, [shard.block for shard in shards], k, [masks[i] for i in others], threads)
+            parts.append((scores, self._numbered(rows)))
+        return merge(parts, k)
+
+    def _allowed(self, masks: Masks) -> Allowed:
+        """Return the rows that masks let through; those of a search without a filter are kept."""
+        if any(mask is not shard.live_mask for mask, shard in zip(masks, self.snapshot.shards, strict=True)):
+            return self.coverage.allowed(masks)
+        if self._live is None:
+            self._live = self.coverage.allowed(masks)
+        return self._live
+
+    def _numbered(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
+        """Turn row numbers over the shards that are scanned into those over all shards."""
+        sizes = [self.snapshot.shards[i].rows for i in self.coverage.others]
+        starts = np.concatenate([[0], np.cumsum(sizes)])
+        owner = np.maximum(np.searchsorted(starts, rows, "right") - 1, 0)
+        first = self.snapshot.starts[self.coverage.others]
+        return np.where(rows >= 0, rows - starts[owner] + first[owner], -1)
