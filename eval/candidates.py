@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 from ragq.compressors import from_spec
 from ragq.compressors.base import Chain, Compressor, Quantizer, Stage, Transform
-from ragq.compressors.catalogue import catalogue
+from ragq.compressors.catalogue import catalogue, price
 from ragq.compressors.registry import stage_classes
 from ragq.compressors.spec import fields
 from ragq.errors import InvalidArgumentError
@@ -40,8 +40,8 @@ def candidates(dim: int, budgets: Sequence[int]) -> list[str]:
     """Return the specs to try at each budget, float32 first.
 
     Of every form of every registered codec, the largest code within the budget is taken if it fills three quarters of
-    it; reductions (PCA, MRL, …) are tried before FP8; and so are the specs that the registry's menu has there.
-    A new codec needs nothing here.
+    it, unless the codec's own menu ends below the budget. Reductions (PCA, MRL, …) are tried before FP8; the menu's
+    specs of that size are tried too. A new codec needs nothing here.
 
     Parameters
     ----------
@@ -49,10 +49,10 @@ def candidates(dim: int, budgets: Sequence[int]) -> list[str]:
     budgets : sequence of int
         Code bytes.
     """
-    offered = [from_spec(spec) for spec in menu(dim)]
+    offered = [[from_spec(spec)] for spec in menu(dim)]
     chosen = {BASELINE: None}
     for budget in budgets:
-        for options in [*_forms(dim, budget), *([codec] for codec in offered)]:
+        for options in [*_forms(dim, budget), *offered]:
             sizes = [(_size(codec, dim), codec) for codec in options]
             fitting = [(size, codec) for size, codec in sizes if 0.75 * budget < size <= budget]
             if fitting:
@@ -65,6 +65,9 @@ def _forms(dim: int, budget: int) -> Iterator[list[Compressor]]:
     near = {int(share * budget) - less for share in (0.5, 1, 2) for less in range(9)}
     counts = sorted((n for n in near if n > 0), reverse=True)
     for cls in stage_classes():
+        prices = [offer.code_bytes for template in cls.menu if (offer := price(template, dim)) is not None]
+        if prices and budget > max(prices):
+            continue  # its own menu ends below: it would be slow, and no better
         for form in cls.forms:
             names = fields(form)
             first: Sequence[float] = BITS if names and "bits" in names[0] else counts
