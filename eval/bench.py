@@ -120,7 +120,12 @@ class Bench:
     def bandwidth(self) -> float:
         """GB/s that one thread reads."""
         self.tick("measuring the read bandwidth")
-        return read_bandwidth()
+        return read_bandwidth(self.now)
+
+    @property
+    def now(self) -> Callable[[], float]:
+        """The clock, in seconds."""
+        return time.process_time if self.cpu_time else time.perf_counter
 
     def data(self, rows: int) -> Vectors:
         """Return the vectors of a suite that by itself takes `rows`."""
@@ -158,7 +163,7 @@ class Bench:
         """Time a case, with `wall` always on the wall, and yield a row a peer, or one without."""
         self.tick(f"{suite}: {case}")
         contenders = [ours, *peers]
-        now = time.process_time if self.cpu_time and not wall else time.perf_counter
+        now = time.perf_counter if wall else self.now
         seconds = rounds([partial(c.run, c.queries, k) for c in contenders], self.repeats, now)
         n = len(ours.queries)
         ns = [np.array(times) * 1e9 / rows / n for times in seconds]
@@ -251,15 +256,15 @@ def clock(run: Callable[[], Any], loops: int, now: Callable[[], float]) -> float
     return (now() - start) / loops
 
 
-def read_bandwidth(size: int = BANDWIDTH_BYTES, repeats: int = 7) -> float:
+def read_bandwidth(now: Callable[[], float] = time.perf_counter, repeats: int = 7) -> float:
     """Return the GB/s at which one thread reads memory: the best of two reductions over a buffer beyond the caches.
 
     The best is taken, of medians: a scan is to be held against what the machine can do.
     """
-    words = np.zeros(size // 8, np.uint64)
+    words = np.zeros(BANDWIDTH_BYTES // 8, np.uint64)
     words[:] = 1  # touch the pages: untouched ones are all the same page of zeros
     reductions: list[Callable[[], Any]] = [words.sum, lambda: np.bitwise_or.reduce(words)]
-    return max(size / float(np.median(times)) / 1e9 for times in rounds(reductions, repeats))
+    return max(words.nbytes / float(np.median(times)) / 1e9 for times in rounds(reductions, repeats, now))
 
 
 def recall(exact: Exact | None, contender: Contender, k: int) -> float | None:
