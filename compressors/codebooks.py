@@ -12,7 +12,6 @@ from __future__ import annotations
 
 import os
 from itertools import pairwise
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,7 +20,7 @@ from ragq.checks import check_embeddings, check_int
 from ragq.compressors import _cpu
 from ragq.errors import InvalidArgumentError
 
-__all__ = ["cpu_threads", "even_offsets", "fit_codebook", "kmeans", "nibble_order", "sample_rows", "usage"]
+__all__ = ["cpu_threads", "even_offsets", "fit_codebook", "kmeans", "nibble_order", "sample_rows"]
 
 Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
@@ -207,23 +206,3 @@ def add_mean(mean: Floats, z: Floats) -> Floats:
     x = mean + z
     x[np.sum(x**2, axis=1) <= 1e-12 * np.sum(mean**2)] = 0
     return x
-
-
-def usage(codes: Codes, k: int) -> dict[str, Any]:
-    """Say how well codes fill their codebooks.
-
-    Parameters
-    ----------
-    codes : ndarray of uint8, shape (n, M)
-        One code below `k` an element.
-
-    Returns
-    -------
-    dict
-        ``used``: share of the codewords that some row uses; ``entropy``: bits a code, out of log2 `k`; both means over
-        the M sub-quantizers.
-    """
-    counts = np.stack([np.bincount(column, minlength=k) for column in codes.T])
-    shares = counts / max(1, len(codes))
-    bits = -np.sum(shares * np.log2(np.where(shares > 0, shares, 1)), axis=1)
-    return {"used": float((counts > 0).mean()), "entropy": float(bits.mean())}

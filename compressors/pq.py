@@ -117,11 +117,6 @@ class PQ(Quantizer):
         bias = queries @ self.mean_ if self.length else np.zeros(len(queries), np.float32)
         return LookupScorer(bias, codebooks.tables(queries, self.codebook_, self.offsets), factors=int(self.length))
 
-    def describe(self, codes: Codes) -> dict[str, Any]:
-        """Say how well codes fill the codebooks; see `ragq.compressors.codebooks.usage`."""
-        body = self._check_codes(codes)[:, : self.layout.width]
-        return codebooks.usage(codebooks.unpack_codes(body, self.m, self.bits), 2**self.bits)
-
 
 def least_squares_factor(z: Floats, decoded: Floats) -> Floats:
     """Return ``f = <z, c> / |c|^2``, which minimises ``|z - f c|^2``; 1 where `c` is zero, never below 0."""

@@ -11,6 +11,7 @@ compressors holds for it.
 
 from __future__ import annotations
 
+from dataclasses import replace
 from typing import Any, Self
 
 import numpy as np
@@ -93,8 +94,7 @@ class Refined(Compressor):
     @property
     def layout(self) -> Layout:
         self._check_fitted()
-        first = self.coarse.layout
-        return Layout(first.kind, first.count, first.bits, first.factors, first.widths, self.fine.code_size)
+        return replace(self.coarse.layout, fine=self.fine.code_size)
 
     def _check_dim(self, dim: int) -> None:
         self._at(dim)

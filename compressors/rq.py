@@ -138,11 +138,6 @@ class RQ(Quantizer):
         shape = (len(queries), self.m, 2**self.bits)
         return LookupScorer(queries @ self.mean_, tables.reshape(shape), factors=int(self.length))
 
-    def describe(self, codes: Codes) -> dict[str, Any]:
-        """Say how well codes fill the codebooks; see `ragq.compressors.codebooks.usage`."""
-        body = self._check_codes(codes)[:, : self.layout.width]
-        return codebooks.usage(codebooks.unpack_codes(body, self.m, self.bits), 2**self.bits)
-
 
 def first_beams(n: int) -> Codes:
     """Return the one choice of no codes for `n` rows."""

@@ -183,11 +183,6 @@ class VPQ(Quantizer):
         tables = self._tables(folded, self.codebook_.astype(np.float32))
         return LookupScorer(queries @ self.mean_, tables, factors=1)
 
-    def describe(self, codes: Codes) -> dict[str, Any]:
-        """Say how well codes fill the codebooks; see `ragq.compressors.codebooks.usage`."""
-        body = self._check_codes(codes)[:, : self.layout.width]
-        return codebooks.usage(codebooks.unpack_codes(body, self.m, self.bits), 2**self.bits)
-
 
 def principal_axes(z: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
     """Return the variances of centred rows, descending and above zero, and their axes as rows."""

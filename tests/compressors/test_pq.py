@@ -114,15 +114,6 @@ def test_length_factor_has_the_least_squared_error() -> None:
     np.testing.assert_allclose(least_squares_factor(z, 0 * z), 1)
 
 
-def test_usage_counts_codewords_and_their_entropy() -> None:
-    codes = np.array([[0, 1], [0, 2], [0, 3], [0, 0]], np.uint8)
-    assert codebooks.usage(codes, 4) == {"used": (0.25 + 1) / 2, "entropy": 1.0}
-    codec = from_spec("PQ8x4").fit(documents())
-    found = codec.describe(codec.encode(documents()))
-    assert 0.9 < found["used"] <= 1
-    assert 3 < found["entropy"] <= 4
-
-
 def test_opq_errs_less_than_pq_and_is_a_rotation() -> None:
     x = embeddings(1000, DIM, seed=8)
     rotation = OPQ(8, bits=4, iterations=3).fit(x).rotation_
