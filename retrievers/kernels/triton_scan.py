@@ -329,7 +329,7 @@ def topk(
         There is no kernel for the scorer's form over the block's layout.
     """
     prepared = kernels._prepare(scorer, block)
-    if prepared is None:
+    if prepared is None or "widths" in prepared[2]:  # planes of falling width have no kernel here
         raise InvalidArgumentError(f"No Triton kernel scans {type(scorer).__name__} over the layout '{block.layout}'.")
     name, args, options = prepared
     device = device_of(next(iter(block.columns.values())))

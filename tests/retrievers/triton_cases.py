@@ -8,7 +8,7 @@ import pytest
 import torch
 
 from ragq.compressors.minifloat import E4M3
-from ragq.compressors.scorers import DenseScorer, HammingScorer, LookupScorer, PlanesScorer
+from ragq.compressors.scorers import DenseScorer, HammingScorer, LookupScorer, PlanesScorer, RaggedPlanesScorer
 from ragq.errors import InvalidArgumentError
 from ragq.layouts import Block, Layout
 from ragq.retrievers import kernels
@@ -237,3 +237,7 @@ def test_a_layout_without_a_kernel_is_refused_by_name():
     block = Block.from_codes(Layout("planes", 8, 2), codes_of(Layout("planes", 8, 2), 4))
     with pytest.raises(InvalidArgumentError, match=r"No Triton kernel scans DenseScorer over the layout 'planes:8x2"):
         find(scorer, block, 2)
+    ragged = RaggedPlanesScorer(floats(Q), floats(Q, 8), floats(6), (8, 4))
+    layout = Layout("planes", 8, 2, widths=(8, 4))
+    with pytest.raises(InvalidArgumentError, match="RaggedPlanesScorer"):
+        find(ragged, Block.from_codes(layout, codes_of(layout, 4)), 2)
