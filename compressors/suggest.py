@@ -81,11 +81,6 @@ def suggest(x: ArrayLike, budget: int, queries: ArrayLike | None = None, *, seed
     Returns
     -------
     Suggestion
-
-    Raises
-    ------
-    InvalidArgumentError
-        No codec is as small as `budget`.
     """
     rows = check_embeddings(x)
     check_int(budget, "budget", 1)
@@ -96,9 +91,7 @@ def suggest(x: ArrayLike, budget: int, queries: ArrayLike | None = None, *, seed
         asked, rows = rows[order[:held_out]], rows[np.sort(order[held_out:])]
     else:
         asked, rows = check_embeddings(queries, dim, name="queries")[:HELD_OUT], rows[np.sort(order[:SAMPLE_ROWS])]
-    specs = list(candidates(dim, budget, len(rows)))
-    if not specs:
-        raise InvalidArgumentError(f"No codec stores {dim} dimensions in {budget} bytes. Try a budget of {dim // 8}.")
+    specs = list(candidates(dim, budget, len(rows)))  # never empty: PCA1,FP8 takes one byte
     if len(rows) < FEWEST_ROWS or len(asked) == 0:
         spec = max(specs, key=lambda each: from_spec(each).code_size_at(dim))
         return Suggestion(spec, f"{spec} is the finest code within {budget} bytes; too few rows to try others.", ())

@@ -52,7 +52,7 @@ class VTQ(VPQ):
     """
 
     forms = ("VTQ{size}",)
-    examples = ("VTQ6(bits=4,iterations=2)", "VTQ8(iterations=2)")
+    examples = ("VTQ6(bits=4,iterations=2)", "VTQ6(iterations=1)")
     menu = ("VTQ{8}", "VTQ{12}", "VTQ{16}")
 
     codebook_: NDArray[np.float16]  # (2, 2**bits, kept): left and right codewords, in the columns of the groups

@@ -98,15 +98,15 @@ class Scale:
 
 
 def ours(dim: int, budget: int) -> list[str]:
-    """Return the specs of ragq at a budget: of each family the largest code that fits."""
+    """Return the specs of ragq at a budget, the most promising first: of each family the largest code that fits."""
     bits = 8 * budget // dim
-    specs = [f"VPQ{budget}", f"VPQ{budget}(bits=4)", f"PQ{budget - 2}x8(length)", f"PQ{budget}x8"]
-    specs += [f"OPQ{budget - 2},PQ{budget - 2}x8(length)", f"OPQ{budget},PQ{budget}x8"]
-    if budget <= 32:
-        specs += [f"RQ{budget - 2}x8(length)", f"RQ{budget}x8"]
-    specs += [f"PCA{budget},FP8", f"ITQ{8 * budget},BIN"]
-    specs += [spec for b in (bits, bits - 1) if b > 0 for spec in (f"TQ{b}", f"RBQ{b}", f"LVQ{b}", f"RR,LVQ{b}")]
+    specs = [f"VTQ{budget}", f"VPQ{budget}", f"VPQ{budget}(bits=4)"]
     specs += [next((s for q in range(32, 0, -1) if size_of(s := f"SAQ{q / 4:g}", dim) <= budget), "")]
+    specs += [f"PQ{budget}x8", f"PQ{budget - 2}x8(length)", f"OPQ{budget - 2},PQ{budget - 2}x8(length)"]
+    if budget <= 32:
+        specs += [f"RQ{budget}x8", f"RQ{budget - 2}x8(length)"]
+    specs += [f"PCA{budget},FP8", f"ITQ{8 * budget},BIN"]
+    specs += [spec for b in (bits, bits - 1) if b > 0 for spec in (f"TQ{b}", f"RBQ{b}", f"RR,LVQ{b}")]
     return [spec for spec in dict.fromkeys(specs) if 0.5 * budget < size_of(spec, dim) <= budget]
 
 

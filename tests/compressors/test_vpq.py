@@ -126,10 +126,9 @@ def test_suggest_returns_the_best_of_its_table() -> None:
     assert suggest(x, 12, query_embeddings()).spec == suggest(x, 12, query_embeddings()).table[0].spec
 
 
-def test_suggest_says_when_nothing_fits_or_nothing_can_be_tried() -> None:
+def test_suggest_says_when_nothing_can_be_tried() -> None:
     assert suggest(documents(), 4 * DIM).spec == "F32"
     few = suggest(documents()[:5], 40)
     assert from_spec(few.spec).code_size_at(DIM) <= 40
     assert "too few" in few.reason
-    with pytest.raises(InvalidArgumentError, match="Try a budget"):
-        suggest(documents()[:5], 1)
+    assert from_spec(suggest(documents()[:5], 1).spec).code_size_at(DIM) == 1
