@@ -33,8 +33,8 @@ Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 BANDWIDTH_BYTES = 2**28
 SHORTEST = 0.02  # seconds a measurement lasts at least; shorter runs are looped
-PATIENCE = 20.0  # seconds after which a slow contender of a case gets no further rounds
-SLOW = 5.0  # seconds of a first call that stands as the only round
+PATIENCE = 8.0  # seconds after which a slow contender of a case gets no further rounds
+SLOW = 3.0  # seconds of a first call that stands as the only round
 
 
 @dataclass(frozen=True)
