@@ -12,9 +12,12 @@ With ``z = V'(x - mean)``, `V` the eigenvectors of the covariance and `lambda` i
    say what `m` is; without them they are taken to vary like the documents, ``m = lambda``. (Reverse water-filling is
    ``m = 1``; it loses 1.5 points of recall at 192 bytes.)
 2. *Levels.* Lloyd-Max for the normal law, times ``sqrt(lambda_j)``. (SAQ has uniform levels: 0.5 points less.)
-3. *Code adjustment.* `rounds` passes over the coordinates: each moves to a neighbouring level if that lowers the error
+3. *Coupled last bits.* The last bits of a segment's 8 codes form a word of the extended Hamming code, which takes 4
+   bits instead of 8: on an even grid these points are the lattice E8, and here too they save a sixth of the error at
+   equal bytes (0.4 points of recall at 192 bytes). ``coded=false`` leaves it out.
+4. *Code adjustment.* `rounds` passes over the coordinates: each moves to a neighbouring level if that lowers the error
    of the scores ``sum_j m_j (z_j - g v_j)^2``, with O(1) updates of the sums.
-4. *Length correction.* One fp16 factor for the whole row instead of two floats a segment: ``g = sum_j u_j z_j^2 / sum_j
+5. *Length correction.* One fp16 factor for the whole row instead of two floats a segment: ``g = sum_j u_j z_j^2 / sum_j
    u_j z_j v_j`` with ``u = sqrt(m)``. A query whose answer is `x` shares more of x's leading coordinates than of
    its tail, and its score, not the score of `x` with itself, is what has to be unbiased. (``u = 1``, the usual
    correction: 6 points less at 24 bytes, 3 at 48, 0.1 at 192.)
@@ -33,7 +36,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragq.checks import check_int
+from ragq.checks import check_bool, check_int
 from ragq.compressors.base import Codes, Floats, Quantizer
 from ragq.compressors.reduction import second_moment
 from ragq.compressors.scalar import append_factors, distortion, encode_planes, sphere_levels, stack_tables, threads
@@ -43,19 +46,32 @@ from ragq.layouts import Layout
 
 __all__ = ["SAQ", "plan"]
 
-MAX_BITS = 8  # of a dimension
+MAX_BITS = 8  # of a dimension in planes
 SEGMENT = 8  # dimensions: a byte of a plane
 FLOOR = 1e-6  # of the mean variance: what a constant dimension is taken to vary by
+# Error of b-bit levels with coded last bits, relative to the geometric mean of the distortions of b - 1 and b bits: on
+# normal variables; more bits are as the last.
+CODING = (1.0, 0.90, 0.85, 0.82, 0.80)
+WORD_LEVEL = 0.631  # of variance 1: what a sign stands for where the word is all that a segment has
 
 
-def plan(cost: NDArray[np.float64], total: int) -> NDArray[np.uint8]:
-    """Give out `total` bytes of bit planes.
+def error_share(bits: int, coded: bool) -> float:
+    """Return ``D(b)``: the share of a variance that levels of `bits` bits leave, their last bits `coded` or not."""
+    if not coded or not bits:
+        return distortion(bits)
+    return CODING[min(bits, len(CODING)) - 1] * float(np.sqrt(distortion(bits - 1) * distortion(bits)))
+
+
+def plan(cost: NDArray[np.float64], total: int, coded: bool = False) -> NDArray[np.uint8]:
+    """Give out `total` bytes.
 
     Parameters
     ----------
     cost : ndarray of float64, shape (dim,)
         What dimension `j` costs without any bit; descending.
     total : int
+    coded : bool
+        A segment's first bit is a Hamming word, half a byte instead of one.
 
     Returns
     -------
@@ -63,15 +79,19 @@ def plan(cost: NDArray[np.float64], total: int) -> NDArray[np.uint8]:
         Bits of each dimension, not increasing, the same within a segment; they fill exactly `total` bytes.
     """
     segments = [cost[start : start + SEGMENT].sum() for start in range(0, len(cost), SEGMENT)]
-    gains = [distortion(b) - distortion(b + 1) for b in range(MAX_BITS)]
-    bits = np.zeros(len(segments), np.uint8)
-    queue = [(-segments[s] * gains[0], 0, s) for s in range(len(segments))]
+    most = MAX_BITS + coded
+    size = [1 if coded and b == 0 else 2 for b in range(most)]  # half bytes of bit b + 1 of a segment
+    gain = [(error_share(b, coded) - error_share(b + 1, coded)) / size[b] for b in range(most)]
+    bits, left = np.zeros(len(segments), np.uint8), 2 * total
+    queue = [(-cost * gain[0], 0, s) for s, cost in enumerate(segments)]
     heapq.heapify(queue)
-    for _ in range(total):
+    while queue and left:
         _, b, s = heapq.heappop(queue)
-        bits[s] = b + 1
-        if b + 1 < MAX_BITS:
-            heapq.heappush(queue, (-segments[s] * gains[b + 1], b + 1, s))
+        if size[b] > left:
+            continue
+        bits[s], left = b + 1, left - size[b]
+        if b + 1 < most:
+            heapq.heappush(queue, (-segments[s] * gain[b + 1], b + 1, s))
     return np.sort(np.repeat(bits, SEGMENT)[: len(cost)])[::-1].astype(np.uint8)
 
 
@@ -84,10 +104,12 @@ class SAQ(Quantizer):
         Bits a dimension on average, the factor of the row included; at most 8.
     rounds : int
         Passes of code adjustment.
+    coded : bool
+        Couple the last bits of 8 dimensions, see the module.
     """
 
     forms = ("SAQ{bits}",)
-    examples = ("SAQ4", "SAQ0.5", "SAQ1.5", "SAQ8", "SAQ2(rounds=0)")
+    examples = ("SAQ4", "SAQ0.5", "SAQ1.5", "SAQ8", "SAQ2(rounds=0)", "SAQ2(coded=false)")
     menu = ("SAQ0.5", "SAQ1", "SAQ2", "SAQ4")
     state_names = ("mean_", "components_", "bits_", "step_", "along_", "noise_", "levels_")
     state_dtypes = {"bits_": "uint8"}  # noqa: RUF012
@@ -100,11 +122,12 @@ class SAQ(Quantizer):
     noise_: Floats  # (dim,) m, weights of the error
     levels_: Floats  # (2**(bits_[0] + 1) - 2,), tables of 1, 2, ... bits
 
-    def __init__(self, bits: float, rounds: int = 2) -> None:
+    def __init__(self, bits: float, rounds: int = 1, coded: bool = True) -> None:
         if isinstance(bits, bool) or not isinstance(bits, (int, float)) or not 0 < bits <= MAX_BITS:
             raise InvalidArgumentError(f"The 'bits' parameter of SAQ must be a number in 0..{MAX_BITS}. Got {bits!r}.")
         self.bits = bits
         self.rounds = check_int(rounds, "rounds", 0, 20)
+        self.coded = check_bool(coded, "coded")
 
     @property
     def code_size(self) -> int:
@@ -112,12 +135,18 @@ class SAQ(Quantizer):
 
     @property
     def _widths(self) -> tuple[int, ...]:
-        return tuple(int((self.bits_ > p).sum()) for p in range(int(self.bits_[0])))
+        return tuple(int((self.bits_ > p).sum()) for p in range(int(self.coded), int(self.bits_[0])))
+
+    @property
+    def _live(self) -> int:
+        """Dimensions with at least one bit."""
+        return int((self.bits_ > 0).sum())
 
     @property
     def layout(self) -> Layout:
         self._check_fitted()
-        return Layout("planes", self._widths[0], len(self._widths), 1, self._widths)
+        coded = self._live if self.coded else 0
+        return Layout("planes", self._live, len(self._widths), 1, self._widths, coded=coded)
 
     def _check_dim(self, dim: int) -> None:
         if int(self.bits * dim / 8 + 1e-9) < 3:
@@ -140,11 +169,14 @@ class SAQ(Quantizer):
         variances, weights, vectors = variances[order], weights[order], vectors[:, order]
         signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(self.dim)])  # eigenvectors have no sign
         self.components_ = np.ascontiguousarray((vectors * signs).T, np.float32)
-        self.bits_ = plan(weights * variances, self.code_size - 2)
+        self.bits_ = plan(weights * variances, self.code_size - 2, self.coded)
         self.step_ = np.sqrt(variances).astype(np.float32)
         self.along_ = np.sqrt(weights / weights.max()).astype(np.float32)
         self.noise_ = (weights / weights.max()).astype(np.float32)
-        self.levels_ = stack_tables({b: sphere_levels(b) for b in range(1, int(self.bits_[0]) + 1)})
+        tables = {b: sphere_levels(b) for b in range(1, int(self.bits_[0]) + 1)}
+        if self.coded:
+            tables[1] = np.array([-WORD_LEVEL, WORD_LEVEL], np.float32)
+        self.levels_ = stack_tables(tables)
 
     def _state_shapes(self) -> dict[str, tuple[int, ...]]:
         dim = self.dim
@@ -155,7 +187,7 @@ class SAQ(Quantizer):
     def _check_state(self, arrays: dict[str, NDArray[Any]]) -> None:
         super()._check_state(arrays)
         bits = self.bits_.astype(int)
-        if bits[0] > MAX_BITS or (np.diff(bits) > 0).any() or self.layout.code_size != self.code_size:
+        if bits[0] > MAX_BITS + self.coded or (np.diff(bits) > 0).any() or self.layout.code_size != self.code_size:
             raise CorruptIndexError(f"'bits_' of {self} must fall and fill {self.code_size} bytes. Got {bits}.")
         if (self.step_ <= 0).any():
             raise CorruptIndexError(f"'step_' of {self} must be positive.")
@@ -164,18 +196,21 @@ class SAQ(Quantizer):
         from ragq.compressors import _cpu
 
         z = _cpu.project(x - self.mean_, self.components_, threads=threads())
+        weights = {"along": self.along_, "noise": self.noise_}
         body, g = encode_planes(
-            z, self.bits_, self.step_, self.levels_, along=self.along_, noise=self.noise_, rounds=self.rounds
+            z, self.bits_, self.step_, self.levels_, **weights, rounds=self.rounds, coded=self.coded
         )
         return append_factors(body, g)
 
     def _decode(self, codes: Codes) -> Floats:
-        live = self._widths[0]
+        live = self._live
         scorer = self._scorer(np.zeros((0, self.dim), np.float32))
         v = scorer.values(codes[:, :-2]) * self.step_[:live]
         return self.mean_ + (v * factor(codes, -1)[:, None]) @ self.components_[:live]
 
     def _scorer(self, queries: Floats) -> RaggedPlanesScorer:
-        live = self._widths[0]
+        live = self._live
         folded = (queries @ self.components_[:live].T) * self.step_[:live]
-        return RaggedPlanesScorer(queries @ self.mean_, folded, self.levels_, self._widths, factors=1)
+        return RaggedPlanesScorer(
+            queries @ self.mean_, folded, self.levels_, self._widths, live * self.coded, factors=1
+        )

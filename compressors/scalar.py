@@ -109,6 +109,7 @@ def encode_planes(
     along: Floats | None = None,
     noise: Floats | None = None,
     rounds: int = 0,
+    coded: bool = False,
     normalise: bool = False,
 ) -> tuple[Codes, Floats]:
     """Quantise rows to bit planes and give each the factor that corrects its length.
@@ -129,6 +130,8 @@ def encode_planes(
         code adjustment lowers ``sum w (z - g v)^2``.
     rounds : int
         Passes of code adjustment: every coordinate moves to a neighbouring level where that helps.
+    coded : bool
+        Hold the last bits of 8 coordinates to a word of the Hamming code; see `ragq.layouts.HAMMING_WORDS`.
     normalise : bool
         Quantise rows of length 1.
 
@@ -152,6 +155,7 @@ def encode_planes(
         ones if noise is None else noise,
         rounds=rounds,
         uniform=levels is None,
+        coded=coded,
         normalise=normalise,
         threads=threads(),
     )

@@ -224,25 +224,29 @@ class RaggedPlanesScorer(LinearScorer):
 
     Attributes
     ----------
-    queries : ndarray of float32, shape (n_queries, widths[0])
+    queries : ndarray of float32, shape (n_queries, max(coded, widths[0]))
         In the order of the codes, the level scale of each dimension folded in.
     levels : ndarray of float32, shape (2**(bits + 1) - 2,)
         The levels of 1-bit dimensions, then those of 2 bits, and so on: code `c` of a `b`-bit dimension stands for
         ``levels[2**b - 2 + c]``; ascending in each table.
     widths : tuple of int
         Dimensions of each plane, descending; a dimension has as many bits as there are widths above it.
+    coded : int
+        Dimensions with one bit more, from the Hamming words behind the planes; see `ragq.layouts.from_ragged_planes`.
     """
 
     queries: Floats
     levels: Floats
     widths: tuple[int, ...]
+    coded: int = 0
 
     kernel = "ragged_planes"
 
     def values(self, body: Codes) -> Floats:
-        """Return the levels of rows, `(n, widths[0])`."""
-        bits = (np.arange(self.widths[0])[:, None] < np.array(self.widths)).sum(axis=1)
-        return self.levels[from_ragged_planes(body, self.widths) + (2**bits - 2)]
+        """Return the levels of rows, `(n, max(coded, widths[0]))`."""
+        every = np.arange(max(self.coded, *self.widths, 0))
+        bits = (every[:, None] < np.array(self.widths, int)).sum(axis=1) + (self.coded > 0)
+        return self.levels[from_ragged_planes(body, self.widths, self.coded) + (2**bits - 2)]
 
     def raw(self, body: Codes) -> Floats:
         return self.queries @ self.values(body).T

@@ -29,6 +29,7 @@ from ragq.errors import InvalidArgumentError
 
 __all__ = [
     "BLOCK_ROWS",
+    "HAMMING_WORDS",
     "ROW_PADDING",
     "Block",
     "Layout",
@@ -42,6 +43,12 @@ __all__ = [
 BLOCK_ROWS = 32
 ROW_PADDING = 64  # so that every column is a whole number of 64-byte lines
 KINDS = ("rows", "blocks", "nibbles", "planes")
+
+# The extended Hamming code: bit `j` of word `m` is its place `j`, and the first four places spell `m`. Any two words
+# differ in four places or more, so codes whose last bits are held to it lie as far apart as points of the lattice E8.
+HAMMING_WORDS = np.array(
+    [0x00, 0xE1, 0xD2, 0x33, 0xB4, 0x55, 0x66, 0x87, 0x78, 0x99, 0xAA, 0x4B, 0xCC, 0x2D, 0x1E, 0xFF], np.uint8
+)
 
 
 def padded(rows: int) -> int:
@@ -82,7 +89,7 @@ def to_blocks(nibbles: NDArray[np.uint8]) -> NDArray[np.uint8]:
     n, m = nibbles.shape
     if m % 2:
         nibbles = np.concatenate([nibbles, np.zeros((n, 1), np.uint8)], axis=1)
-    return bytes_to_blocks(nibbles[:, 0::2] | (nibbles[:, 1::2] << 4))
+    return bytes_to_blocks(nibbles[:, 0::2] | (nibbles[:, 1::2] << np.uint8(4)))
 
 
 def from_blocks(blocks: NDArray[np.uint8], m: int) -> NDArray[np.uint8]:
@@ -117,7 +124,7 @@ def from_planes(body: NDArray[np.uint8], dim: int, bits: int) -> NDArray[Any]:
     return from_ragged_planes(body, (dim,) * bits)
 
 
-def from_ragged_planes(body: NDArray[np.uint8], widths: tuple[int, ...]) -> NDArray[Any]:
+def from_ragged_planes(body: NDArray[np.uint8], widths: tuple[int, ...], coded: int = 0) -> NDArray[Any]:
     """Return codes of which plane `p` holds a bit for the first ``widths[p]`` dimensions only.
 
     Parameters
@@ -126,18 +133,26 @@ def from_ragged_planes(body: NDArray[np.uint8], widths: tuple[int, ...]) -> NDAr
         Plane by plane, the most significant bit first.
     widths : tuple of int
         Descending; a dimension has as many bits as there are widths above it.
+    coded : int
+        Dimensions that have one bit more, the last; at least ``widths[0]``, or 0 for none. Behind the planes, a nibble
+        for 8 of them names their word of `HAMMING_WORDS`, two to a byte, the first in the low half.
 
     Returns
     -------
-    ndarray of uint8 (uint16 above 8 bits), shape (n, widths[0])
+    ndarray of uint8 (uint16 above 8 bits), shape (n, max(coded, widths[0]))
     """
-    codes = np.zeros((len(body), widths[0]), np.uint8 if len(widths) <= 8 else np.uint16)
+    count = max(coded, *widths, 0)
+    codes = np.zeros((len(body), count), np.uint8 if len(widths) + (coded > 0) <= 8 else np.uint16)
     at = 0
     for width in widths:
         plane = body[:, at : at + -(-width // 8)]
         part = codes[:, :width]
         part[:] = (part << 1) | np.unpackbits(plane, axis=1, count=width, bitorder="little")
         at += plane.shape[1]
+    if coded:
+        words = body[:, at : at + -(-coded // 16)]
+        bits = HAMMING_WORDS[np.stack([words & 15, words >> 4], axis=2)].reshape(len(body), 2 * words.shape[1])
+        codes = (codes << 1) | np.unpackbits(bits, axis=1, count=count, bitorder="little")
     return codes
 
 
@@ -161,6 +176,9 @@ class Layout:
     fine : int
         Bytes of a second, finer code of the same row, after the factors. They are stored as the column ``fine``, a row
         after the other: a scan reads the other columns, and of this one only the rows that it returns candidates for.
+    coded : int
+        For ``planes``: how many dimensions have their last bits behind the planes, in the column ``words``, as Hamming
+        words of a nibble for 8 dimensions; see `from_ragged_planes`.
     """
 
     kind: str
@@ -169,16 +187,18 @@ class Layout:
     factors: int = 0
     widths: tuple[int, ...] = ()
     fine: int = 0
+    coded: int = 0
 
     def __str__(self) -> str:
         widths = "@" + "/".join(map(str, self.widths)) if self.widths else ""
+        widths += f"*{self.coded}" if self.coded else ""
         fine = f"~{self.fine}" if self.fine else ""
         return f"{self.kind}:{self.count}x{self.bits}+{self.factors}{widths}{fine}"
 
     @classmethod
     def parse(cls, text: str) -> Layout:
         """Read what `str` printed; raise `InvalidArgumentError` on anything else."""
-        widths_and_fine = r"(?:@(\d{1,9}(?:/\d{1,9}){0,98}))?(?:~(\d{1,9}))?"
+        widths_and_fine = r"(?:@(\d{1,9}(?:/\d{1,9}){0,98}))?(?:\*(\d{1,9}))?(?:~(\d{1,9}))?"
         match = re.fullmatch(r"(\w+):(\d{1,9})x(\d{1,2})\+(\d{1,2})" + widths_and_fine, text)
         if not match or match[1] not in KINDS:
             raise InvalidArgumentError(f"Unknown code layout '{text}'; expected one of {', '.join(KINDS)}.")
@@ -191,7 +211,9 @@ class Layout:
             raise InvalidArgumentError(
                 f"Bad code layout '{text}': the widths of its planes must descend from the count."
             )
-        return cls(match[1], int(match[2]), int(match[3]), int(match[4]), widths, int(match[6] or 0))
+        return cls(
+            match[1], int(match[2]), int(match[3]), int(match[4]), widths, int(match[7] or 0), int(match[6] or 0)
+        )
 
     @property
     def coarse(self) -> Layout:
@@ -204,10 +226,15 @@ class Layout:
         return tuple(-(-width // 8) for width in self.widths or (self.count,) * self.bits)
 
     @property
+    def word_bytes(self) -> int:
+        """Bytes a row of the Hamming words, for coded ``planes``."""
+        return -(-self.coded // 16)
+
+    @property
     def width(self) -> int:
         """Bytes of codes in a row code, factors apart."""
         if self.kind == "planes":
-            return sum(self.plane_bytes)
+            return sum(self.plane_bytes) + self.word_bytes
         return -(-self.count * self.bits // 8)
 
     @property
@@ -222,10 +249,17 @@ class Layout:
             codes = dict.fromkeys(("high", "low"), -(-self.count // 2))
         elif self.kind == "planes":
             codes = {f"plane{b}": width for b, width in enumerate(self.plane_bytes)}
+            codes |= {"words": self.word_bytes} if self.coded else {}
         else:
             codes = {"codes": self.width}
         factors = {f"factor{i}": 2 for i in range(self.factors)}
         return codes | factors | ({"fine": self.fine} if self.fine else {})
+
+    def _planes(self, body: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
+        """Return views on the parts of row codes, `(n, width)`, by the names of their columns."""
+        names = [name for name in self.columns if name.startswith("plane") or name == "words"]
+        ends = np.cumsum([self.columns[name] for name in names])
+        return dict(zip(names, np.split(body, ends[:-1], axis=1), strict=True))
 
     def pack(self, codes: NDArray[np.uint8]) -> dict[str, NDArray[np.uint8]]:
         """Rearrange row codes `(n, code_size)` into the stored columns, `(n padded to 64, bytes)` each."""
@@ -239,11 +273,10 @@ class Layout:
         elif self.kind == "blocks":
             packed["codes"] = bytes_to_blocks(body)
         elif self.kind == "nibbles":
-            packed["high"], packed["low"] = to_blocks(body >> 4), to_blocks(body & 15)
+            packed["high"], packed["low"] = to_blocks(body >> np.uint8(4)), to_blocks(body & np.uint8(15))
         else:
-            ends = np.cumsum(self.plane_bytes)
-            for b, part in enumerate(np.split(body, ends[:-1], axis=1)):
-                packed[f"plane{b}"] = np.ascontiguousarray(part) if b else bytes_to_blocks(part)
+            for name, part in self._planes(body).items():
+                packed[name] = bytes_to_blocks(part) if name == "plane0" else np.ascontiguousarray(part)
         for i in range(self.factors):
             at = self.width + 2 * i
             packed[f"factor{i}"] = np.ascontiguousarray(full[:, at : at + 2])
@@ -265,10 +298,8 @@ class Layout:
         elif self.kind == "nibbles":
             body[:] = (from_blocks(part["high"], self.width) << 4) | from_blocks(part["low"], self.width)
         else:
-            ends = np.cumsum(self.plane_bytes)
-            for b, rows in enumerate(np.split(body, ends[:-1], axis=1)):
-                column = part[f"plane{b}"]
-                rows[:] = column if b else bytes_from_blocks(column)
+            for name, rows in self._planes(body).items():
+                rows[:] = bytes_from_blocks(part[name]) if name == "plane0" else part[name]
         for i in range(self.factors):
             at = self.width + 2 * i
             codes[:, at : at + 2] = part[f"factor{i}"]

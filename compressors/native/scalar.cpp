@@ -3,6 +3,7 @@
 #include <cstring>
 #include <memory>
 #include <new>
+#include <vector>
 
 #include "parallel.hpp"
 #include "tiles.hpp"
@@ -39,8 +40,11 @@ void hadamard(const HadamardSpec& spec, const float* x, std::size_t n, int threa
   });
 }
 
-void encode_planes(const PlanesSpec& spec, const float* z, std::size_t n, int threads, std::uint8_t* codes,
-                   float* factor) {
+void encode_planes(PlanesSpec spec, const float* z, std::size_t n, int threads, std::uint8_t* codes, float* factor) {
+  std::vector<float> edges(spec.uniform ? 0 : std::size_t{2} << spec.bits[0]);
+  for (std::size_t i = 0; !spec.uniform && i + 3 < edges.size(); ++i)
+    edges[i] = 0.5f * (spec.levels[i] + spec.levels[i + 1]);
+  spec.edges = edges.data();
   by_lanes(n, spec.dim, threads, [&](std::size_t i, std::size_t rows, float* scratch) {
     kernels().planes(spec, z + i * spec.dim, rows, codes + i * spec.width, factor + i, scratch);
   });

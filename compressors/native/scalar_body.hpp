@@ -77,17 +77,13 @@ inline Vec look_up(const float* table, Int code) {
 inline Int nearest(const PlanesSpec& spec, int bits, Vec v) {
   const int last = (1 << bits) - 1;
   if (spec.uniform) return truncate(clamp(v + static_cast<float>(1 << (bits - 1)), 0.0f, static_cast<float>(last)));
-  const float* table = spec.levels + (1 << bits) - 2;
+  const float* edges = spec.edges + (1 << bits) - 2;
   Int code{};
   if (bits <= 4) {
-    for (int c = 0; c < last; ++c) code -= v > 0.5f * (table[c] + table[c + 1]);
+    for (int c = 0; c < last; ++c) code -= v > edges[c];
     return code;
   }
-  for (int half = 1 << (bits - 1); half > 0; half /= 2) {
-    const Int middle = code + (half - 1);
-    const Vec bound = 0.5f * (look_up(table, middle) + look_up(table, middle + 1));
-    code += (v > bound) & half;
-  }
+  for (int half = 1 << (bits - 1); half > 0; half /= 2) code += (v > look_up(edges, code + (half - 1))) & half;
   return code;
 }
 
@@ -143,14 +139,15 @@ Sums sums_of(const PlanesSpec& spec, const Vec* z, const Vec* v) {
 void adjust(const PlanesSpec& spec, const Vec* z, Vec* v, Int* code) {
   Sums s = sums_of(spec, z, v);
   Vec error = error_of(s, s.a, s.b, s.c);
+  const int stride = spec.coded ? 2 : 1;  // the last bit belongs to the word
   for (std::size_t j = 0; j < spec.dim && spec.bits[j]; ++j) {
     const int bits = spec.bits[j], last = (1 << bits) - 1;
     const Vec uz = z[j] * spec.along[j], wz = z[j] * spec.noise[j];
     Vec move{}, lowest = error * 0.999999f;
     Int to = code[j];
-    for (int side = -1; side <= 1; side += 2) {
+    for (int side = -stride; side <= stride; side += 2 * stride) {
       Int other = code[j] + side;
-      other = other < 0 ? Int{} : (other > last ? Int{} + last : other);
+      other = (other < 0) | (other > last) ? code[j] : other;
       const Vec delta = value(spec, bits, other) * spec.step[j] - v[j];
       const Vec a = s.a + uz * delta;
       const Vec e = error_of(s, a, s.b + wz * delta, s.c + delta * (2.0f * v[j] + delta) * spec.noise[j]);
@@ -168,17 +165,59 @@ void adjust(const PlanesSpec& spec, const Vec* z, Vec* v, Int* code) {
   }
 }
 
+// Codes of the coordinates [start, stop) of one segment whose last bits form the word of least error.
+void nearest_word(const PlanesSpec& spec, const Vec* z, Vec unit, std::size_t start, std::size_t stop, Int* code) {
+  Int other[8];
+  Vec odd[8];  // error with last bit 1, less that with last bit 0
+  for (std::size_t j = start; j < stop; ++j) {
+    const int bits = spec.bits[j], last = (1 << bits) - 1;
+    const Vec v = z[j] * unit * (1.0f / spec.step[j]);
+    const Int c = nearest(spec, bits, v);
+    const Vec gap = v - value(spec, bits, c);
+    Int d = gap > 0.0f ? c + 1 : c - 1;  // the neighbour on the row's side has the other last bit
+    d = d < 0 ? Int{} + 1 : (d > last ? Int{} + (last - 1) : d);
+    const Vec far = v - value(spec, bits, d);
+    const Vec more = (far * far - gap * gap) * (spec.noise[j] * spec.step[j] * spec.step[j]);
+    odd[j - start] = (c & 1) == 0 ? more : -more;
+    code[j] = c;
+    other[j - start] = d;
+  }
+  Vec lowest{};
+  Int best{};
+  for (int m = 1; m < 16; ++m) {
+    Vec error{};
+    for (std::size_t j = 0; j < stop - start; ++j)
+      if (kWords[m] >> j & 1) error += odd[j];
+    best = error < lowest ? Int{} + kWords[m] : best;
+    lowest = error < lowest ? error : lowest;
+  }
+  for (std::size_t j = start; j < stop; ++j) {
+    const Int bit = (best >> static_cast<int>(j - start)) & 1;
+    code[j] = (code[j] & 1) == bit ? code[j] : other[j - start];
+  }
+}
+
 void store_planes(const PlanesSpec& spec, const Int* code, std::size_t rows, std::uint8_t* codes) {
   std::size_t at = 0;
-  for (int p = 0; p < spec.bits[0]; ++p) {
+  for (int p = 0; p < spec.bits[0] - spec.coded; ++p) {
     std::size_t covered = 0;
-    while (covered < spec.dim && spec.bits[covered] > p) ++covered;
+    while (covered < spec.dim && spec.bits[covered] > p + spec.coded) ++covered;
     for (std::size_t start = 0; start < covered; start += 8, ++at) {
       Int byte{};
       for (std::size_t j = start; j < covered && j < start + 8; ++j)
         byte |= ((code[j] >> (spec.bits[j] - 1 - p)) & 1) << static_cast<int>(j - start);
       for (std::size_t i = 0; i < rows; ++i) codes[i * spec.width + at] = static_cast<std::uint8_t>(byte[i]);
     }
+  }
+  if (!spec.coded) return;
+  std::size_t live = 0;
+  while (live < spec.dim && spec.bits[live]) ++live;
+  for (std::size_t start = 0; start < live; start += 16, ++at) {  // two words a byte, the first in the low nibble
+    Int byte{};
+    for (std::size_t half = 0; half < 16; half += 8)
+      for (std::size_t j = start + half; j < live && j < start + half + 4; ++j)
+        byte |= (code[j] & 1) << static_cast<int>(j - start - half / 2);
+    for (std::size_t i = 0; i < rows; ++i) codes[i * spec.width + at] = static_cast<std::uint8_t>(byte[i]);
   }
 }
 
@@ -195,9 +234,17 @@ void planes(const PlanesSpec& spec, const float* x, std::size_t rows, std::uint8
     for (int l = 0; l < LANES; ++l) unit[l] = square[l] > 0 ? 1.0f / __builtin_sqrtf(square[l]) : 0.0f;
   }
   unit *= best_scale(spec, z, unit);
+  std::size_t live = 0;
+  while (live < dim && spec.bits[live]) ++live;
+  for (std::size_t j = live; j < dim; ++j) code[j] = Int{};
+  if (spec.coded) {
+    for (std::size_t j = 0; j < live; j += 8) nearest_word(spec, z, unit, j, j + 8 < live ? j + 8 : live, code);
+  } else {
+    for (std::size_t j = 0; j < live; ++j)
+      code[j] = nearest(spec, spec.bits[j], z[j] * unit * (1.0f / spec.step[j]));
+  }
   for (std::size_t j = 0; j < dim; ++j) {
     const int bits = spec.bits[j];
-    code[j] = bits ? nearest(spec, bits, z[j] * unit * (1.0f / spec.step[j])) : Int{};
     v[j] = bits ? value(spec, bits, code[j]) * spec.step[j] : Vec{};
   }
   for (int round = 0; round < spec.rounds; ++round) adjust(spec, z, v, code);
