@@ -22,7 +22,15 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragq.compressors.refine import RefinedScorer
-from ragq.compressors.scorers import DenseScorer, HammingScorer, LinearScorer, LookupScorer, PlanesScorer, Scorer
+from ragq.compressors.scorers import (
+    DenseScorer,
+    HammingScorer,
+    LinearScorer,
+    LookupScorer,
+    PlanesScorer,
+    RaggedPlanesScorer,
+    Scorer,
+)
 from ragq.errors import InvalidArgumentError, missing_extra
 from ragq.layouts import Block
 
@@ -37,6 +45,7 @@ VARIABLE = "RAGQ_KERNEL"
 # Standard deviations of the first pass's measured error that rule a row out, and the rows from which that pays.
 MARGINS = {"lut8": 3.5, "planes": 3.5}
 MARGIN_ROWS = 16384
+MAX_PLANES = 8
 
 
 def _module(name: str) -> ModuleType:
@@ -184,10 +193,18 @@ def _prepare(scorer: Scorer, block: Block) -> tuple[str, tuple[Any, ...], dict[s
     if isinstance(scorer, PlanesScorer) and kind == "planes":
         bits = [columns[f"plane{b}"] for b in range(block.layout.bits)]
         return "planes", (bits, scorer.queries, scorer.levels), {}
+    if isinstance(scorer, RaggedPlanesScorer) and kind == "planes" and _fits_planes(scorer):
+        bits = [columns[f"plane{b}"] for b in range(len(scorer.widths))]
+        return "planes", (bits, scorer.queries, scorer.levels), {"widths": scorer.widths}
     if isinstance(scorer, HammingScorer) and (kind == "rows" or (kind == "planes" and block.layout.bits == 1)):
         codes = columns["codes" if kind == "rows" else "plane0"]
         return "hamming", (codes, scorer.codes), {"dim": scorer.dim, "weight": scorer.weight, "blocked": kind != "rows"}
     return None
+
+
+def _fits_planes(scorer: RaggedPlanesScorer) -> bool:
+    """Whether the C++ loops take the scorer: 1 to 8 bits a dimension, all of them in the planes."""
+    return 1 <= len(scorer.widths) <= MAX_PLANES and not scorer.coded and implementation() != "triton"
 
 
 def _factors(scorer: LinearScorer, block: Block) -> dict[str, Any]:

@@ -122,19 +122,28 @@ def lut8(instructions: str, high: Bytes, low: Bytes, tables: Floats, *, margin: 
 
 
 def planes(
-    instructions: str, planes: Sequence[Bytes], queries: Floats, levels: Floats, *, margin: float = 0.0, **scan: Any
+    instructions: str,
+    planes: Sequence[Bytes],
+    queries: Floats,
+    levels: Floats,
+    *,
+    widths: Sequence[int] | None = None,
+    margin: float = 0.0,
+    **scan: Any,
 ) -> Result:
     """See `reference.planes`; with a `margin`, the first plane alone picks the rows that all planes score."""
-    if not 1 <= len(planes) <= MAX_BITS or len(levels) != 1 << len(planes):
-        raise InvalidArgumentError(
-            f"'planes' must be 1..8 columns with 2**bits levels. Got {len(planes)}, {len(levels)}."
-        )
+    bits, dim = len(planes), queries.shape[1]
+    offset = 0 if widths else (1 << bits) - 2  # the loops take the tables of fewer bits too
+    table = np.concatenate([np.zeros(offset, np.float32), _floats(levels)])
+    if not 1 <= bits <= MAX_BITS or len(table) != (2 << bits) - 2:
+        raise InvalidArgumentError(f"'planes' must be 1..8 columns, with all their levels. Got {bits}, {len(levels)}.")
+    dims = list(widths or (dim,) * bits)
+    if len(dims) != bits or dims[0] != dim or sorted(dims, reverse=True) != dims or dims[-1] < 0:
+        raise InvalidArgumentError(f"'widths' must descend from {dim}, one a plane. Got {dims}.")
     call, result = _call(instructions, len(queries), **scan)
-    width, rows = -(-queries.shape[1] // 8), padded(scan["rows"])
-    columns = [_column(plane, rows, f"plane{b}", width) for b, plane in enumerate(planes)]
-    table = NO_LEVELS.copy()
-    table[: len(levels)] = levels
-    _cpu.planes(call, columns, table, _floats(queries), margin)
+    rows = padded(scan["rows"])
+    columns = [_column(plane, rows, f"plane{b}", -(-dims[b] // 8)) for b, plane in enumerate(planes)]
+    _cpu.planes(call, columns, dims, table, _floats(queries), margin)
     return result
 
 

@@ -115,21 +115,30 @@ def _look_up(codes: Bytes, tables: Floats) -> Floats:
     return raw
 
 
-def planes(planes: Sequence[Bytes], queries: Floats, levels: Floats, **scan: object) -> Result:
-    """``raw = queries @ levels[code]``, a code of ``len(planes)`` bits a dimension.
+def planes(
+    planes: Sequence[Bytes], queries: Floats, levels: Floats, *, widths: Sequence[int] | None = None, **scan: object
+) -> Result:
+    """``raw = queries @ levels[code]``, a code of ``len(planes)`` bits a dimension, or with `widths` of fewer.
 
     Parameters
     ----------
-    planes : sequence of ndarray of uint8, shape (rows padded, ceil(dim / 8))
+    planes : sequence of ndarray of uint8, shape (rows padded, ceil(width / 8))
         Bit planes, most significant first; the first in blocks of 32 rows.
     queries : ndarray of float32, shape (q, dim)
     levels : ndarray of float32, shape (2 ** bits,)
+        With `widths`, ``(2 ** (bits + 1) - 2,)``: the levels of 1-bit codes, of 2-bit codes, and so on.
+    widths : sequence of int, optional
+        Plane `b` has a bit for the first ``widths[b]`` dimensions; descending from `dim`.
     """
     dim = queries.shape[1]
-    codes = np.zeros((len(planes[0]), dim), np.uint8)
+    dims = np.array(widths or (dim,) * len(planes))
+    codes = np.zeros((len(planes[0]), dim), np.int64)
     for b, plane in enumerate(planes):
         row_bits = np.asarray(plane) if b else bytes_from_blocks(plane)
-        codes = (codes << 1) | np.unpackbits(row_bits, axis=1, count=dim, bitorder="little")
+        codes[:, : dims[b]] *= 2
+        codes[:, : dims[b]] += np.unpackbits(row_bits, axis=1, count=dims[b], bitorder="little")
+    if widths:
+        codes += 2 ** (np.arange(dim)[:, None] < dims).sum(axis=1) - 2
     return _best(queries @ levels[codes].T, **scan)  # type: ignore[arg-type]
 
 

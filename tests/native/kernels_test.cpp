@@ -142,8 +142,12 @@ void bits(Case& c) {
     std::vector<std::vector<uint8_t>> columns;
     for (int b = 0; b < 4; ++b) columns.push_back(bytes(c.padded * width));
     for (const int planes : {1, 2, 4}) {
-        PlaneCodes input = {{}, planes, width, c.dim, levels.data(), queries.data()};
-        for (int b = 0; b < planes; ++b) input.planes[b] = columns[b].data();
+        PlaneCodes input = {{}, planes, {}, levels.data(), queries.data()};
+        const int64_t fall = pick({0, 1, c.dim / 5});  // dimensions that each plane has less than the one before
+        for (int b = 0; b < planes; ++b) {
+            input.planes[b] = columns[b].data();
+            input.dims[b] = std::max<int64_t>(c.dim - b * fall, b ? 0 : 1);
+        }
         check("planes", c, c.rows, 1e-4, [&](const Request& r) { planes_topk(r, input, 0); });
         check("planes margin", c, c.rows, 1e-4, [&](const Request& r) { planes_topk(r, input, 50); });
     }

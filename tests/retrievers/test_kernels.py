@@ -65,6 +65,11 @@ class Case:
             columns = self.columns(Layout("planes", dim, bits))
             levels = np.sort(self.normal(1 << bits))
             return ([columns[f"plane{b}"] for b in range(bits)], self.normal(q, dim), levels), {}, 1e-5
+        if kernel == "ragged":
+            widths = tuple(sorted((dim, *self.rng.integers(0, dim + 1, 3).tolist()), reverse=True))
+            columns = self.columns(Layout("planes", dim, 4, widths=widths))
+            args = [columns[f"plane{b}"] for b in range(4)], self.normal(q, dim), self.normal(30)
+            return args, {"widths": widths}, 1e-5
         if kernel == "hamming":
             width = -(-dim // 8)
             weight = self.normal(q)
@@ -103,7 +108,7 @@ def assert_same(answer, expected, tolerance, size=1.0):
 
 def check(kernel, case, instructions, **extra):
     args, options, tolerance = case.arguments(kernel)
-    name = kernel.split("-")[0]
+    name = {"ragged": "planes"}.get(kernel, kernel.split("-")[0])
     answer = getattr(cpu, name)(instructions, *args, **options, **case.scan, **extra)
     expected = getattr(reference, name)(*args, **options, **case.scan)
     largest = 1.0 if options.get("levels") is None else float(np.abs(options["levels"]).max())
@@ -111,7 +116,7 @@ def check(kernel, case, instructions, **extra):
     assert_same(answer, expected, tolerance, 20 * largest * np.sqrt(case.dim))
 
 
-KERNELS = ("lut4", "lut8", "planes", "hamming", *(f"dense-{dtype}" for dtype in DTYPES))
+KERNELS = ("lut4", "lut8", "planes", "ragged", "hamming", *(f"dense-{dtype}" for dtype in DTYPES))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -11,13 +11,14 @@ namespace ragq {
 namespace {
 
 constexpr int64_t kChunkRows = 128;
+constexpr int64_t kMeanRows = 32;  // times the dimensions: enough codes for a mean
 
-// Queries padded with zeros, so that the loops read whole vectors.
+// Queries padded with zeros, so that the loops read whole vectors, also those of a segment that ends early.
 struct Queries {
     int64_t padded;
     std::vector<float> floats;
 
-    Queries(const float* queries, int64_t n, int64_t dim) : padded((dim + 15) / 16 * 16), floats(n * padded, 0.0f) {
+    Queries(const float* queries, int64_t n, int64_t dim) : padded((dim + 15) / 16 * 16), floats(n * padded + 16, 0.0f) {
         for (int64_t i = 0; i < n; ++i) std::copy_n(queries + i * dim, dim, floats.data() + i * padded);
     }
 };
@@ -25,11 +26,27 @@ struct Queries {
 // Where the codes of a chunk of rows are: in place, or unpacked into a buffer.
 using Fetch = std::function<const uint8_t*(int64_t first, int64_t rows)>;
 
+// Add up the scores of segments of the dimensions, each with its own levels; none: the run as it is.
+void dense_segments(const Loops& loops, const DenseRun& run, const std::vector<Segment>& segments) {
+    if (segments.empty()) return loops.dense(run);
+    std::vector<float> more(segments.size() > 1 ? run.rows * run.n_queries : 0);
+    for (size_t i = 0; i < segments.size(); ++i) {
+        DenseRun part = run;
+        part.codes += segments[i].first, part.queries += segments[i].first;
+        part.dim = segments[i].stop - segments[i].first;
+        part.levels = segments[i].levels;
+        if (i) part.out = more.data();
+        loops.dense(part);
+        for (size_t j = 0; i && j < more.size(); ++j) run.out[j] += more[j];
+    }
+}
+
 // One thread's scan of all rows, a chunk at a time.
 class Scan {
   public:
-    Scan(const Request& request, const Rows& rows, DenseRun run, Fetch fetch, TopK* best)
-        : request_(request), rows_(rows), run_(run), fetch_(std::move(fetch)), best_(best),
+    Scan(const Request& request, const Rows& rows, DenseRun run, Fetch fetch, const std::vector<Segment>& segments,
+         TopK* best)
+        : request_(request), rows_(rows), run_(run), fetch_(std::move(fetch)), segments_(segments), best_(best),
           tile_(kTileRows * run.padded), out_(kChunkRows * request.n_queries) {
         run_.tile = tile_.data(), run_.out = out_.data();
     }
@@ -67,7 +84,7 @@ class Scan {
         DenseRun run = run_;
         run.rows = stop - row;
         run.codes = fetch_(row, run.rows);
-        request_.loops->dense(run);
+        dense_segments(*request_.loops, run, segments_);
         float scale[kChunkRows], shift[kChunkRows];
         const Factors& factors = request_.factors;
         if (factors.scale)
@@ -92,6 +109,7 @@ class Scan {
     const Rows& rows_;
     DenseRun run_;
     Fetch fetch_;
+    const std::vector<Segment>& segments_;
     TopK* best_;
     std::vector<float> tile_, out_;
     uint32_t live_[kChunkRows / 32];
@@ -101,19 +119,23 @@ Value level_kind(int bits) { return bits <= 4 ? Value::levels16 : Value::levels;
 
 class PlaneRescorer : public Rescorer {
   public:
-    PlaneRescorer(const Loops& loops, const PlaneCodes& codes, const Queries& queries)
-        : loops_(loops), codes_(codes), queries_(queries), row_(kRows * codes.stride()), tile_(16) {}
+    PlaneRescorer(const Loops& loops, const PlaneCodes& codes, const Queries& queries,
+                  const std::vector<Segment>& segments)
+        : loops_(loops), codes_(codes), queries_(queries), segments_(segments), row_(kRows * codes.stride()),
+          tile_(kTileRows * queries.padded) {}
 
     void raw(int64_t query, const int64_t* rows, int64_t n, float* out) override {
         for (int64_t i = 0; i < n; ++i)
             for (int b = 1; b < codes_.bits; ++b)
-                for (int64_t at = 0; at < codes_.width; at += 64)
-                    __builtin_prefetch(codes_.planes[b] + rows[i] * codes_.width + at);
+                for (int64_t at = 0; at < codes_.width(b); at += 64)
+                    __builtin_prefetch(codes_.planes[b] + rows[i] * codes_.width(b) + at);
         for (int64_t i = 0; i < n; i += kRows) {
             const int64_t part = std::min(kRows, n - i), stride = codes_.stride();
             for (int64_t r = 0; r < part; ++r) codes_.unpack(loops_, rows[i + r], row_.data() + r * stride);
-            loops_.dense({level_kind(codes_.bits), row_.data(), stride, part, codes_.dim, codes_.levels,
-                          queries_.floats.data() + query * queries_.padded, queries_.padded, 1, tile_.data(), out + i});
+            const DenseRun run = {level_kind(codes_.bits), row_.data(), stride, part, codes_.dim(), nullptr,
+                                  queries_.floats.data() + query * queries_.padded, queries_.padded, 1, tile_.data(),
+                                  out + i};
+            dense_segments(loops_, run, segments_);
         }
     }
 
@@ -122,40 +144,49 @@ class PlaneRescorer : public Rescorer {
     const Loops& loops_;
     const PlaneCodes& codes_;
     const Queries& queries_;
+    const std::vector<Segment>& segments_;
     std::vector<uint8_t> row_;
     std::vector<float> tile_;
 };
 
-// The mean level of the codes of each half (most significant bit 0 and 1), over a sample of rows.
-std::array<float, 2> half_means(const Loops& loops, const PlaneCodes& codes, const Rows& rows) {
-    double sum[2] = {}, count[2] = {};
+// The mean level of each dimension's codes whose most significant bit is 0 and 1: over a sample of rows, and over the
+// dimensions of its segment.
+std::vector<std::array<float, 2>> half_means(const Loops& loops, const PlaneCodes& codes, const Rows& rows,
+                                             const std::vector<Segment>& segments) {
+    const int top = codes.bits - 1;
     std::vector<uint8_t> row(codes.stride());
-    for (const int64_t i : sample_rows(rows, 32)) {
+    std::vector<std::array<double, 2>> sum(segments.size()), count(segments.size());
+    for (const int64_t i : sample_rows(rows, kMeanRows)) {
         codes.unpack(loops, i, row.data());
-        for (int64_t d = 0; d < codes.dim; ++d) {
-            const int half = row[d] >> (codes.bits - 1);
-            sum[half] += codes.levels[row[d]], count[half] += 1;
-        }
+        for (size_t s = 0; s < segments.size(); ++s)
+            for (int64_t d = segments[s].first; d < segments[s].stop; ++d) {
+                sum[s][row[d] >> top] += segments[s].levels[row[d]];
+                count[s][row[d] >> top] += 1;
+            }
     }
-    std::array<float, 2> means;
-    const int half = 1 << (codes.bits - 1);
-    for (int i = 0; i < 2; ++i)
-        means[i] = static_cast<float>(count[i] ? sum[i] / count[i] : codes.levels[i * half + half / 2]);
+    std::vector<std::array<float, 2>> means(codes.dim());
+    for (size_t s = 0; s < segments.size(); ++s)
+        for (int64_t d = segments[s].first; d < segments[s].stop; ++d)
+            for (int i = 0; i < 2; ++i)
+                means[d][i] = static_cast<float>(count[s][i] ? sum[s][i] / count[s][i] : segments[s].levels[i << top]);
     return means;
 }
 
-// Tables of the first plane: four dimensions a nibble, `level[bit]` each.
-std::vector<float> plane_tables(const PlaneCodes& codes, const float* query, const std::array<float, 2>& level) {
-    std::vector<float> tables(codes.width * 32);
-    for (int64_t i = 0; i < codes.width * 32; ++i) {
+// Tables of the first plane: four dimensions a nibble, `level[dimension][bit]` each.
+std::vector<float> plane_tables(const float* query, const std::vector<std::array<float, 2>>& level) {
+    const int64_t dim = static_cast<int64_t>(level.size());
+    std::vector<float> tables((dim + 7) / 8 * 32);
+    for (int64_t i = 0; i < static_cast<int64_t>(tables.size()); ++i) {
         float sum = 0;
-        for (int64_t b = 0; b < 4 && i / 16 * 4 + b < codes.dim; ++b) sum += query[i / 16 * 4 + b] * level[i >> b & 1];
+        for (int64_t b = 0; b < 4 && i / 16 * 4 + b < dim; ++b)
+            sum += query[i / 16 * 4 + b] * level[i / 16 * 4 + b][i >> b & 1];
         tables[i] = sum;
     }
     return tables;
 }
 
-void planes_exact(const Request& request, const PlaneCodes& codes, const Queries& queries) {
+void planes_exact(const Request& request, const PlaneCodes& codes, const Queries& queries,
+                  const std::vector<Segment>& segments) {
     const int64_t stride = codes.stride();
     scan_parts(request, [&](const Rows& rows, TopK* best) {
         std::vector<uint8_t> buffer(kChunkRows * stride);
@@ -163,9 +194,9 @@ void planes_exact(const Request& request, const PlaneCodes& codes, const Queries
             for (int64_t i = 0; i < n; ++i) codes.unpack(*request.loops, first + i, buffer.data() + i * stride);
             return static_cast<const uint8_t*>(buffer.data());
         };
-        const DenseRun run = {level_kind(codes.bits), nullptr, stride, 0, codes.dim, codes.levels,
+        const DenseRun run = {level_kind(codes.bits), nullptr, stride, 0, codes.dim(), nullptr,
                               queries.floats.data(), queries.padded, request.n_queries, nullptr, nullptr};
-        Scan(request, rows, run, fetch, best).run();
+        Scan(request, rows, run, fetch, segments, best).run();
     });
 }
 
@@ -176,50 +207,64 @@ void PlaneCodes::unpack(const Loops& loops, int64_t row, uint8_t* codes) const {
     uint8_t buffer[2048];  // the planes of a row, one after the other; longer ones go to the heap
     std::vector<uint8_t> heap(bits * padded > 2048 ? bits * padded : 0);
     uint8_t* plane = heap.empty() ? buffer : heap.data();
-    const uint8_t* first = planes[0] + row / 32 * width * 32 + row % 32;
-    for (int64_t j = 0; j < width; ++j) plane[j] = first[32 * j];
-    std::memset(plane + width, 0, padded - width);
-    for (int b = 1; b < bits; ++b) {
-        std::memcpy(plane + b * padded, planes[b] + row * width, width);
-        std::memset(plane + b * padded + width, 0, padded - width);
+    const uint8_t* first = planes[0] + row / 32 * width(0) * 32 + row % 32;
+    for (int64_t j = 0; j < width(0); ++j) plane[j] = first[32 * j];
+    for (int b = 1; b < bits; ++b) std::memcpy(plane + b * padded, planes[b] + row * width(b), width(b));
+    for (int b = 0; b < bits; ++b) {  // nothing beyond the dimensions of a plane
+        std::memset(plane + b * padded + width(b), 0, padded - width(b));
+        if (dims[b] % 8) plane[b * padded + width(b) - 1] &= static_cast<uint8_t>((1 << dims[b] % 8) - 1);
     }
     loops.join_planes(plane, padded, bits, codes);
 }
 
+std::vector<Segment> segments_of(const PlaneCodes& codes) {
+    std::vector<Segment> segments;
+    for (int n = codes.bits; n >= 1; --n) {
+        const int64_t first = n < codes.bits ? codes.dims[n] : 0, stop = codes.dims[n - 1];
+        if (first == stop) continue;
+        Segment segment = {first, stop, {}};
+        const int lacking = codes.bits - n;
+        for (int code = 0; code < 1 << n; ++code) segment.levels[code << lacking] = codes.levels[(1 << n) - 2 + code];
+        segments.push_back(segment);
+    }
+    return segments;
+}
+
 void dense_topk(const Request& request, const DenseCodes& codes) {
     const Queries queries(codes.queries, request.n_queries, codes.dim);
+    const std::vector<Segment> none;
     scan_parts(request, [&](const Rows& rows, TopK* best) {
         const auto fetch = [&](int64_t first, int64_t) { return codes.codes + first * codes.stride; };
         const DenseRun run = {codes.value, codes.codes, codes.stride, 0, codes.dim, codes.levels,
                               queries.floats.data(), queries.padded, request.n_queries, nullptr, nullptr};
-        Scan(request, rows, run, fetch, best).run();
+        Scan(request, rows, run, fetch, none, best).run();
     });
 }
 
 void planes_topk(const Request& request, const PlaneCodes& codes, double margin) {
-    const Queries queries(codes.queries, request.n_queries, codes.dim);
-    if (codes.bits > 1 && !(margin > 0)) return planes_exact(request, codes, queries);
-    std::array<float, 2> level = {codes.levels[0], codes.levels[1]};
-    if (codes.bits > 1) level = half_means(*request.loops, codes, request.rows);
-    LutCodes first = {codes.planes[0], nullptr, codes.width, 2 * codes.width, nullptr};
+    const Queries queries(codes.queries, request.n_queries, codes.dim());
+    const std::vector<Segment> segments = segments_of(codes);
+    const bool whole = codes.bits == 1;  // the first plane is all there is: its tables give the score itself
+    if (!whole && !(margin > 0)) return planes_exact(request, codes, queries, segments);
+    std::vector<std::array<float, 2>> level(codes.dim(), {codes.levels[0], codes.levels[1]});
+    if (!whole) level = half_means(*request.loops, codes, request.rows, segments);
+    LutCodes first = {codes.planes[0], nullptr, codes.width(0), 2 * codes.width(0), nullptr};
     std::vector<float> tables;
     std::vector<Bound> bounds;
     for (int64_t query = 0; query < request.n_queries; ++query) {
-        const std::vector<float> t = plane_tables(codes, codes.queries + query * codes.dim, level);
+        const std::vector<float> t = plane_tables(codes.queries + query * codes.dim(), level);
         bounds.push_back(round_tables(*request.loops, t.data(), first.m, 16));
         tables.insert(tables.end(), t.begin(), t.end());
     }
     first.tables = tables.data();
-    if (codes.bits > 1) {
-        PlaneRescorer rescorer(*request.loops, codes, queries);
+    if (!whole) {
+        PlaneRescorer rescorer(*request.loops, codes, queries, segments);
         measure_bounds(first, request.rows, rescorer, request.loops->copies, margin, bounds);
     }
     scan_parts(request, [&](const Rows& rows, TopK* best) {
-        if (codes.bits == 1) {
-            LutRescorer rescorer(first);
-            return scan_bounds(*request.loops, first, false, bounds, rescorer, request.factors, rows, best);
-        }
-        PlaneRescorer rescorer(*request.loops, codes, queries);
+        LutRescorer by_table(first);
+        PlaneRescorer by_planes(*request.loops, codes, queries, segments);
+        Rescorer& rescorer = whole ? static_cast<Rescorer&>(by_table) : by_planes;
         scan_bounds(*request.loops, first, false, bounds, rescorer, request.factors, rows, best);
     });
 }

@@ -13,18 +13,29 @@ struct DenseCodes {
     const float* queries;  // (n_queries, dim)
 };
 
-// A `bits`-bit code a dimension; plane 0 in blocks of 32 rows, the others as rows of `width` bytes.
+// Codes of up to `bits` bits as bit planes, most significant first: plane 0 in blocks of 32 rows, the others as rows.
+// Plane b holds a bit for the first `dims[b]` dimensions, which descend.
 struct PlaneCodes {
     const uint8_t* planes[8];
     int bits;
-    int64_t width, dim;
-    const float* levels;   // 256 entries, the first 2^bits count
-    const float* queries;  // (n_queries, dim)
+    int64_t dims[8];
+    const float* levels;   // those of 1-bit codes, of 2-bit codes, ...: the table of n bits begins at 2^n - 2
+    const float* queries;  // (n_queries, dims[0])
 
+    int64_t dim() const { return dims[0]; }
+    int64_t width(int plane) const { return (dims[plane] + 7) / 8; }
     // Bytes of an unpacked row: a code a dimension, and room for whole vectors.
-    int64_t stride() const { return (width + 7) / 8 * 64; }
+    int64_t stride() const { return (width(0) + 7) / 8 * 64; }
+    // Write the codes of a row; the bits that a dimension lacks are zero.
     void unpack(const Loops& loops, int64_t row, uint8_t* codes) const;
 };
+
+// Dimensions that have the same number of bits, and the level of each unpacked code.
+struct Segment {
+    int64_t first, stop;
+    float levels[256];
+};
+std::vector<Segment> segments_of(const PlaneCodes& codes);
 
 void dense_topk(const Request& request, const DenseCodes& codes);
 
