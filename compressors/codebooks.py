@@ -191,7 +191,7 @@ def pack_codes(codes: Codes, bits: int) -> Codes:
     if bits == 8:
         return codes
     even = codes if codes.shape[1] % 2 == 0 else np.pad(codes, ((0, 0), (0, 1)))
-    return even[:, 0::2] | (even[:, 1::2] << 4)
+    return even[:, 0::2] | (even[:, 1::2] << np.uint8(4))
 
 
 def unpack_codes(body: Codes, m: int, bits: int) -> Codes:

@@ -28,7 +28,7 @@ Bytes per vector: `size`, the factor's 2 included.
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, ClassVar
 
 import numpy as np
 from numpy.typing import NDArray
@@ -62,9 +62,9 @@ class VPQ(Quantizer):
         Of k-means, at most.
     """
 
-    forms = ("VPQ{size}",)
-    examples = ("VPQ10", "VPQ10(bits=4)", "VPQ48")
-    menu = ("VPQ{2}", "VPQ{4}", "VPQ{8}", "VPQ{12}", "VPQ{16}", "VPQ{24}")
+    forms: ClassVar[tuple[str, ...]] = ("VPQ{size}",)
+    examples: ClassVar[tuple[str, ...]] = ("VPQ10", "VPQ10(bits=4)", "VPQ48")
+    menu: ClassVar[tuple[str, ...]] = ("VPQ{2}", "VPQ{4}", "VPQ{8}", "VPQ{12}", "VPQ{16}", "VPQ{24}")
     state_names = ("mean_", "basis_", "variances_", "codebook_", "offsets_")
     state_dtypes = {"basis_": "float16", "codebook_": "float16", "offsets_": "int64"}  # noqa: RUF012
 
