@@ -73,7 +73,7 @@ def decode_pairs(codes: Codes) -> Floats:
     quarter = signs[:, :, 7].astype(np.float32) / 2 - 0.25
     signs[:, :, 7] = (signs[:, :, :7].sum(axis=2) + odd[index]) & 1
     points = table[index] * (1 - 2 * signs.astype(np.float32)) + quarter[:, :, None]
-    return points.reshape(len(codes), codes.shape[1] // 2 * BLOCK)
+    return points.reshape(len(codes), codes.shape[1] // 2 * BLOCK).astype(np.float32, copy=False)
 
 
 @dataclass(frozen=True)
@@ -156,7 +156,8 @@ class E8(RandomRotation, Quantizer):
         bias, rotated = np.zeros(len(queries), np.float32), self._padded(self.rotate(queries)) * self._unit
         if self.bits == 2:
             return E8Scorer(bias, rotated, factors=1)
-        return LookupScorer(bias, rotated.reshape(len(queries), self._blocks, BLOCK) @ shortest().T, factors=1)
+        tables = rotated.reshape(len(queries), self._blocks, BLOCK) @ shortest().T
+        return LookupScorer(bias, tables.astype(np.float32, copy=False), factors=1)
 
 
 def nearest_short(y: Floats) -> Codes:

@@ -117,11 +117,11 @@ class RBQ(RandomRotation, Quantizer):
 
     def _scorer(self, queries: Floats) -> LinearScorer:
         bias, rotated = queries @ self.mean_, self.rotate(queries) * self._step
-        factors = {"factors": 1 + self.bound, "shift_weight": np.zeros_like(bias) if self.bound else None}
-        levels = uniform_levels(self.bits)
+        levels, factors, weight = uniform_levels(self.bits), 1 + self.bound, np.zeros_like(bias) if self.bound else None
         if self.bits <= 8:
-            return PlanesScorer(bias, rotated, levels, **factors)
-        return RaggedPlanesScorer(bias, rotated, stack_tables({self.bits: levels}), (self.dim,) * self.bits, **factors)
+            return PlanesScorer(bias, rotated, levels, factors=factors, shift_weight=weight)
+        tables, widths = stack_tables({self.bits: levels}), (self.dim,) * self.bits
+        return RaggedPlanesScorer(bias, rotated, tables, widths, factors=factors, shift_weight=weight)
 
     def error_bound(self, queries: ArrayLike, codes: Codes, epsilon: float = 1.9) -> Floats:
         """Return how far an inner product may lie from its score.

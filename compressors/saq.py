@@ -196,9 +196,15 @@ class SAQ(Quantizer):
         from ragq.compressors import _cpu
 
         z = _cpu.project(x - self.mean_, self.components_, threads=threads())
-        weights = {"along": self.along_, "noise": self.noise_}
         body, g = encode_planes(
-            z, self.bits_, self.step_, self.levels_, **weights, rounds=self.rounds, coded=self.coded
+            z,
+            self.bits_,
+            self.step_,
+            self.levels_,
+            along=self.along_,
+            noise=self.noise_,
+            rounds=self.rounds,
+            coded=self.coded,
         )
         return append_factors(body, g)
 
@@ -206,7 +212,8 @@ class SAQ(Quantizer):
         live = self._live
         scorer = self._scorer(np.zeros((0, self.dim), np.float32))
         v = scorer.values(codes[:, :-2]) * self.step_[:live]
-        return self.mean_ + (v * factor(codes, -1)[:, None]) @ self.components_[:live]
+        z: Floats = v * factor(codes, -1)[:, None]
+        return self.mean_ + z @ self.components_[:live]
 
     def _scorer(self, queries: Floats) -> RaggedPlanesScorer:
         live = self._live

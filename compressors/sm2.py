@@ -146,7 +146,7 @@ class SM2(RandomRotation, Quantizer):
         (pa, sa), (pb, sb) = self._bits(a), self._bits(b)
         differ = pa[:, None] ^ pb[None]
         parts = (differ, differ & sa[:, None], differ & sb[None], differ & sa[:, None] & sb[None])
-        return sum(np.bitwise_count(part).sum(axis=2, dtype=np.int64) for part in parts)  # type: ignore[return-value]
+        return np.sum([np.bitwise_count(part).sum(axis=2, dtype=np.int64) for part in parts], axis=0)
 
     def _bits(self, codes: Codes) -> tuple[Codes, Codes]:
         """Return the bytes of signs and of magnitudes of rows; spare bits differ in no sign."""

@@ -101,7 +101,7 @@ def from_blocks(blocks: NDArray[np.uint8], m: int) -> NDArray[np.uint8]:
     return nibbles[:, :m]
 
 
-def to_planes(codes: NDArray[np.uint8], bits: int) -> NDArray[np.uint8]:
+def to_planes(codes: NDArray[Any], bits: int) -> NDArray[np.uint8]:
     """Cut `bits`-bit codes into bit planes, the row code of the layout ``planes``.
 
     Parameters
