@@ -39,11 +39,23 @@ SLOW = 3.0  # seconds of a first call that stands as the only round
 
 @dataclass(frozen=True)
 class Contender:
-    """Something that answers queries: ``run(queries, k) -> rows``, timed one call after the other."""
+    """Something that answers queries: ``run(queries, k) -> rows``.
+
+    Attributes
+    ----------
+    queries : array of floats or packed bits
+        What it is asked; `timed` of them, or all, when its time is taken.
+    """
 
     name: str
     run: Callable[[Any, int], Rows]
     queries: Any
+    timed: int | None = None
+
+    @property
+    def asked(self) -> Any:
+        """The queries of a timed run."""
+        return self.queries[: self.timed]
 
 
 @dataclass(frozen=True)
@@ -164,8 +176,8 @@ class Bench:
         self.tick(f"{suite}: {case}")
         contenders = [ours, *peers]
         now = time.perf_counter if wall else self.now
-        seconds = rounds([partial(c.run, c.queries, k) for c in contenders], self.repeats, now)
-        n = len(ours.queries)
+        seconds = rounds([partial(c.run, c.asked, k) for c in contenders], self.repeats, now)
+        n = len(ours.asked)
         ns = [np.array(times) * 1e9 / rows / n for times in seconds]
         recalls = [recall(exact, c, k) for c in contenders]
         own = None if exhaustive is None else reached(exhaustive, ours, k)
@@ -271,7 +283,7 @@ def recall(exact: Exact | None, contender: Contender, k: int) -> float | None:
     """Return the mean tie-aware Recall@10 of a contender, or None without a reference."""
     if exact is None or k < 10:
         return None
-    found = contender.run(contender.queries, k)[:, :10]
+    found = contender.run(contender.asked, k)[:, :10]
     part = Exact(exact.documents, exact.queries[: len(found)], exact.metric, exact.scores[: len(found)], exact.rows)
     return float(part.agreement(found, 10).mean())
 
