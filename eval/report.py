@@ -156,8 +156,25 @@ class Report:
             )
         return table
 
+    def markdown(self) -> str:
+        """Return the finished runs as a Markdown table, fewest bytes first; bold is on the frontier."""
+        rows = sorted(of_dataset(self.rows), key=lambda row: (row["code_bytes"], -row[self.measure]))
+        datasets = [dataset.name for dataset in self.datasets]
+        each = {(row["dataset"], row["spec"]): row for row in self.rows if row["error"] is None}
+        several = len(datasets) > 1
+        head = ["spec", "code bytes", "index bytes", self.measure, "95 %", *(datasets if several else []), "Δ float32"]
+        lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
+        for row in rows:
+            mark = "**" if row["on_frontier"] else ""
+            cells = [f"`{row['spec']}`", f"{row['code_bytes']:g}", f"{row['index_bytes_per_vector']:.0f}"]
+            cells += [f"{mark}{row[self.measure]:.4f}{mark}"]
+            cells += [f"{row[f'{self.measure}_low']:.3f} to {row[f'{self.measure}_high']:.3f}"]
+            cells += [f"{each[name, row['spec']][self.measure]:.4f}" for name in datasets if several]
+            lines.append("| " + " | ".join([*cells, _difference(row).strip()]) + " |")
+        return "\n".join(lines) + "\n"
+
     def write(self, folder: Path) -> list[Path]:
-        """Write ``results.json``, ``.csv``, ``.parquet``, ``about.json``, ``frontier.png`` and ``report.html``."""
+        """Write ``results`` as ``.json .csv .parquet .md``, ``about.json``, ``frontier.png`` and ``report.html``."""
         from ragq.eval.page import render
         from ragq.eval.plots import plot_frontier
 
@@ -169,6 +186,7 @@ class Report:
         texts = {
             "results.json": json.dumps(self.rows, indent=1, allow_nan=False),
             "results.csv": _csv(self.rows),
+            "results.md": self.markdown(),
             "about.json": json.dumps(dict(self._about()), indent=1),
             "report.html": page,
         }

@@ -59,6 +59,18 @@ def test_json_csv_and_parquet_hold_the_same_rows(report: Report, folder: Path) -
             assert text[name] == ("" if row.get(name) is None else str(row[name]))
 
 
+def test_the_markdown_table_has_a_row_for_each_spec_on_average(report: Report, folder: Path) -> None:
+    head, _, *lines = (folder / "results.md").read_text().splitlines()
+    assert head.startswith("| spec | code bytes | index bytes | ndcg@10 | 95 % | tiny | tiny2 |")
+    average = {row["spec"]: row for row in of_dataset(report.rows)}
+    assert len(lines) == len(average)
+    for line in lines:
+        spec, size, _, value = (cell.strip() for cell in line.strip("| ").split(" | ")[:4])
+        row = average[spec.strip("`")]
+        assert float(size) == row["code_bytes"]
+        assert value == (f"**{row['ndcg@10']:.4f}**" if row["on_frontier"] else f"{row['ndcg@10']:.4f}")
+
+
 def test_the_report_says_how_it_was_made(folder: Path) -> None:
     about = json.loads((folder / "about.json").read_text())
     assert "pytest" in about["command"] or "__main__" in about["command"]
