@@ -105,6 +105,7 @@ def candidates(dim: int, budget: int, rows: int) -> Iterator[str]:
     """Yield the specs to try: of each family the largest code within the budget, where `rows` are enough to fit it."""
     families: list[list[str]] = [
         ["F32", "F16", "INT8", "FP8"],
+        [f"VTQ{budget}"],
         [f"VPQ{budget}"],
         [f"SAQ{quarters / 4:g}" for quarters in range(32, 0, -1)],
         [f"PQ{m}x8(length)" for m in (budget - 2, dim) if m > 0],

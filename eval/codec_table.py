@@ -226,11 +226,11 @@ def markdown(rows: list[Row]) -> str:
 @click.option("--which", type=click.Choice(["all", "ragq", "peers"]), default="all")
 @click.option("--train-rows", default=65_536, show_default=True, help="Rows that everybody is trained on.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Keep results here and reuse them.")
-@click.option("--ndcg", is_flag=True, help="Measure VPQ's nDCG@10 on SciFact and Cranfield instead.")
+@click.option("--ndcg", is_flag=True, help="Measure nDCG@10 on SciFact and Cranfield instead.")
 def main(data: Path, budget: str, which: str, train_rows: int, file: Path | None, ndcg: bool) -> None:
     """Print the table of codecs and peers at equal bytes."""
     if ndcg:
-        for line in ndcg_shares(data, [f"VPQ{size}" for size in NDCG_BYTES]):
+        for line in ndcg_shares(data, [f"{name}{size}" for size in NDCG_BYTES for name in ("VTQ", "VPQ")]):
             shares = " ".join(f"{name} {line[name]:.1%}" for name in ("scifact", "cranfield", "mean"))
             click.echo(f"{line['spec']} {line['code_bytes']} B: {shares}")
         return
