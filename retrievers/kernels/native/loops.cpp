@@ -34,8 +34,7 @@ namespace {
 }  // namespace
 }  // namespace RAGQ_ISA
 
-const Loops RAGQ_NAME(RAGQ_ISA) = {RAGQ_ISA::kName,    RAGQ_ISA::kPairs,  RAGQ_ISA::lut4,
-                                   RAGQ_ISA::lut8,     RAGQ_ISA::hamming, RAGQ_ISA::dense,
-                                   RAGQ_ISA::join_planes};
+const Loops RAGQ_NAME(RAGQ_ISA) = {RAGQ_ISA::kName, RAGQ_ISA::kPairs,  RAGQ_ISA::kWholeBytes, RAGQ_ISA::lut4,
+                                   RAGQ_ISA::lut8,  RAGQ_ISA::hamming, RAGQ_ISA::dense,       RAGQ_ISA::join_planes};
 
 }  // namespace ragq

@@ -61,6 +61,7 @@ struct DenseRun {
 struct Loops {
     const char* name;
     int copies;  // how often a 16-byte table is repeated for lut4; 2: tables of two pairs are interleaved
+    bool whole_bytes;  // lut8 keeps a table in registers: batches gain nothing from looking at the high nibbles first
     void (*lut4)(const LutRun&, const LutQuery*, int n_queries);
     void (*lut8)(const LutRun&, const LutQuery*, int n_queries);
     void (*hamming)(const uint8_t* codes, int64_t width, int64_t rows, const HammingQuery*, int n_queries);

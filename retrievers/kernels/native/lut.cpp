@@ -297,6 +297,10 @@ static void sum_tables(const LutCodes& codes, const float* tables, const int64_t
 
 template <bool Eight>
 static void sum_all(const LutCodes& codes, const float* tables, const int64_t* rows, int64_t n, float* out) {
+    // A first pass over the high nibbles has left the low ones of a row, a byte in each 32, in memory.
+    for (int64_t r = 0; Eight && r < n; ++r)
+        for (int64_t at = 0; at < 32 * codes.pairs; at += 64)
+            __builtin_prefetch(codes.low + rows[r] / 32 * codes.pairs * 32 + at + rows[r] % 32);
     int64_t i = 0;
     for (; i + 4 <= n; i += 4) sum_tables<Eight, 4>(codes, tables, rows + i, out + i);
     for (; i < n; ++i) sum_tables<Eight, 1>(codes, tables, rows + i, out + i);
@@ -309,7 +313,8 @@ void LutRescorer::raw(int64_t query, const int64_t* rows, int64_t n, float* out)
 }
 
 void lut_topk(const Request& request, const LutCodes& codes, double margin) {
-    const bool candidates = codes.low && margin > 0;
+    const bool batch = request.n_queries >= kMaxQueries;
+    const bool candidates = codes.low && margin > 0 && !(batch && request.loops->whole_bytes);
     const LutCodes high = {codes.high, nullptr, codes.pairs, codes.m, nullptr};
     std::vector<Bound> bounds;
     for (int64_t query = 0; query < request.n_queries; ++query) {

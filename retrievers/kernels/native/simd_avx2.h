@@ -8,6 +8,7 @@
 namespace ragq::avx2 {
 
 constexpr const char* kName = "avx2";
+constexpr bool kWholeBytes = false;
 
 // Bytes: kPairs groups of 32 rows.
 constexpr int kPairs = 1;

@@ -8,6 +8,7 @@
 namespace ragq::avx512 {
 
 constexpr const char* kName = "avx512";
+constexpr bool kWholeBytes = true;
 
 // Bytes: kPairs groups of 32 rows.
 constexpr int kPairs = 2;

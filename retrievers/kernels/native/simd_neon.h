@@ -8,6 +8,7 @@
 namespace ragq::neon {
 
 constexpr const char* kName = "neon";
+constexpr bool kWholeBytes = false;
 
 constexpr int kPairs = 1;
 struct Bytes {

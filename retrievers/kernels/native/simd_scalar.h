@@ -6,6 +6,7 @@
 namespace ragq::scalar {
 
 constexpr const char* kName = "scalar";
+constexpr bool kWholeBytes = false;
 
 constexpr int kPairs = 1;
 struct Bytes {
