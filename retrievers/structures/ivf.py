@@ -8,8 +8,9 @@ directions: that keeps the order of the lists for a quarter of the arithmetic. A
 Sivic and Zisserman, "Video Google", ICCV 2003; Jégou, Douze and Schmid, TPAMI 2011, section 4 (codes here are those of
 the index, not of residuals).
 
-Files: ``lists`` (projection, centroids, offsets), ``codes`` (a codes file in list order; lists begin at multiples of 32
-rows), ``rows`` (the row of each place), and ``graph`` (HNSW over the centroids) from `GRAPH_LISTS` lists on.
+Files: ``lists`` (projection, centroids, offsets), ``codes`` (a codes file in list order, without the fine codes of a
+refined codec; lists begin at multiples of 32 rows), ``rows`` (the row of each place), and ``graph`` (HNSW over the
+centroids) from `GRAPH_LISTS` lists on.
 """
 
 from __future__ import annotations
@@ -292,11 +293,12 @@ def build_ivf(
     training = source.sample(TRAINING_ROWS * nlist, rng, lambda x: x @ projection.T)
     centroids = balanced_centroids(training, nlist, seed)
     progress("train", 1, 1)
-    codes = np.empty((source.rows, source.compressor.code_size), np.uint8)
+    layout = source.compressor.layout.coarse
+    codes = np.empty((source.rows, layout.code_size), np.uint8)
     assigned = np.empty(source.rows, np.uint32)
     for start, part in source.codes():
         x = np.ascontiguousarray(source.compressor.decode(part) @ projection.T)
-        codes[start : start + len(part)] = part
+        codes[start : start + len(part)] = part[:, : layout.code_size]
         assigned[start : start + len(part)], _ = _cpu.assign(x, centroids, cpu_threads())
         progress("assign", start + len(part), source.rows)
     rows, offsets = places_of(assigned, len(centroids))
@@ -306,7 +308,7 @@ def build_ivf(
     arrays: dict[str, NDArray[Any]] = {"projection": projection, "centroids": centroids, "offsets": offsets}
     files = {
         "lists": save_arrays(folder, f"{prefix}.lists.safetensors", arrays),
-        "codes": write_block(folder, f"{prefix}.codes.arrow", source.compressor.layout, sorted_codes),
+        "codes": write_block(folder, f"{prefix}.codes.arrow", layout, sorted_codes),
         "rows": write_batch(folder, f"{prefix}.rows.arrow", pa.record_batch([pa.array(rows)], schema=ROWS_SCHEMA)),
     }
     if len(centroids) >= GRAPH_LISTS:

@@ -7,12 +7,14 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ragq.compressors.refine import OVERSAMPLE, Refined
 from ragq.errors import IncompatibleIndexError
 from ragq.manifest import StructureEntry
 from ragq.retrievers.scan import scan
 from ragq.retrievers.structures.base import Allowed, Coverage, Found, Masks, Prepared, Probe, Structure, merge
 from ragq.retrievers.structures.hnsw import HNSW
 from ragq.retrievers.structures.ivf import IVF
+from ragq.select import topk
 from ragq.snapshot import Snapshot
 
 __all__ = ["Searcher", "load_structure", "take_probe"]
@@ -35,7 +37,7 @@ def load_structure(snapshot: Snapshot, described: StructureEntry, coverage: Cove
     """
     folder, dim = snapshot.folder, snapshot.manifest.dim
     if described.kind == "ivf":
-        return IVF.load(folder, described, snapshot.layout, dim, metric)
+        return IVF.load(folder, described, snapshot.layout.coarse, dim, metric)
     if described.kind == "hnsw":
         return HNSW.load(folder, described, snapshot.shards, coverage, dim, metric)
     raise IncompatibleIndexError(
@@ -65,14 +67,35 @@ class Searcher:
 
     def search(self, prepared: Prepared, k: int, masks: Masks, probe: Probe, threads: int | None = None) -> Found:
         """Return the best `k` rows of the snapshot; see `ragq.retrievers.scan.scan` for what comes out."""
-        scores, rows = self.structure.search(prepared, k, self._allowed(masks), probe, threads)
-        parts = [(scores, self.coverage.current(rows))]
+        allowed = self._allowed(masks)
+        if isinstance(self.structure, IVF) and isinstance(prepared.compressor, Refined):
+            parts = [self._refined(prepared, prepared.compressor, k, allowed, probe, threads)]
+        else:
+            scores, rows = self.structure.search(prepared, k, allowed, probe, threads)
+            parts = [(scores, self.coverage.current(rows))]
         others = self.coverage.others
         if others:
             shards = [self.snapshot.shards[i] for i in others]
             scores, rows = scan(prepared.all, [shard.block for shard in shards], k, [masks[i] for i in others], threads)
             parts.append((scores, self._numbered(rows)))
         return merge(parts, k)
+
+    def _refined(
+        self, prepared: Prepared, compressor: Refined, k: int, allowed: Allowed, probe: Probe, threads: int | None
+    ) -> Found:
+        """Search lists, which hold coarse codes alone, and score what is found by the fine codes of the shards."""
+        coarse = Prepared(compressor.coarse, prepared.queries, prepared.metric)
+        fine = Prepared(compressor.fine, prepared.queries, prepared.metric)
+        _, found = self.structure.search(coarse, OVERSAMPLE * k, allowed, probe, threads)
+        scores, rows = np.full((len(found), k), -np.inf, np.float32), np.full((len(found), k), -1, np.int64)
+        for i, candidates in enumerate(self.coverage.current(found)):
+            candidates = np.sort(candidates[candidates >= 0])  # in row order, which settles ties
+            codes = np.empty((len(candidates), compressor.fine.code_size), np.uint8)
+            for number, where, local in self.snapshot.locate(candidates):
+                codes[where] = self.snapshot.shards[number].block.columns["fine"][local]
+            best = topk(fine.one(i).score(codes), k)
+            scores[i], rows[i] = best[0][0], np.where(best[1][0] >= 0, np.append(candidates, -1)[best[1][0]], -1)
+        return scores, rows
 
     def _allowed(self, masks: Masks) -> Allowed:
         """Return the rows that masks let through; those of a search without a filter are kept."""
