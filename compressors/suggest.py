@@ -98,7 +98,11 @@ def suggest(x: ArrayLike, budget: int, queries: ArrayLike | None = None, *, seed
     exact = asked @ rows.T
     table = [trial(from_spec(spec), rows, asked, exact, seed) for spec in specs]
     table.sort(key=lambda row: (-row.recall, row.code_bytes))
-    return Suggestion(table[0].spec, reason(table, budget, len(asked), len(rows)), tuple(table))
+    return Suggestion(
+        table[0].spec,
+        reason(table, budget, f"{len(asked)} {'queries' if queries is not None else 'held-out documents'}", len(rows)),
+        tuple(table),
+    )
 
 
 def candidates(dim: int, budget: int, rows: int) -> Iterator[str]:
@@ -141,13 +145,10 @@ def trial(compressor: Compressor, rows: Floats, queries: Floats, exact: Floats, 
     return Candidate(compressor.spec, compressor.code_size, float(hits.mean()))
 
 
-def reason(table: list[Candidate], budget: int, n_queries: int, n: int) -> str:
+def reason(table: list[Candidate], budget: int, asked: str, n: int) -> str:
     """Say why the first of the table was chosen."""
     best = table[0]
-    text = (
-        f"{best.spec} ({best.code_bytes} bytes) returns {best.recall:.1%} of the exact top {K} of {n_queries} held-out "
-        f"queries in {n} documents"
-    )
+    text = f"{best.spec} ({best.code_bytes} bytes) returns {best.recall:.1%} of the exact top {K} of {asked} among {n}"
     if len(table) > 1:
         text += f"; next within {budget} bytes: {table[1].spec} {table[1].recall:.1%}"
     return text + "."

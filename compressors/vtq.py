@@ -10,7 +10,7 @@ so that each code speaks for two groups and each coordinate is told by 16 bits t
 The best codes of a chain are found exactly by dynamic programming (Viterbi), 256^2 steps a group.
 
 Fit: k-means on pairs of groups, every second code first and the others on what is left, then in turns the best codes
-and, with the codes fixed, the codewords by least squares, a linear system of 512 unknowns a group.
+and, with the codes fixed, the codewords by least squares, a linear system of 256 unknowns a group.
 
 Babenko and Lempitsky, "Tree quantization for large-scale similarity search and classification", CVPR 2015, for a tree
 that is a chain. The score is still a table entry a code, so that it scans like PQ; fitting and encoding take longer,
@@ -20,8 +20,6 @@ Bytes per vector: `size`, 2 of them the factor of VPQ.
 """
 
 from __future__ import annotations
-
-from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -140,13 +138,13 @@ def least_squares(y: Floats, left: Codes, right: Codes, known: Floats) -> Floats
     known : ndarray of float32, shape (2, k, width)
         Where codewords stay that few rows use.
     """
-    _, k, width = known.shape
+    k = known.shape[1]
     pairs = np.bincount(left.astype(np.int64) * k + right, minlength=k * k).reshape(k, k).astype(np.float64)
-    normal = np.block([[np.diag(pairs.sum(axis=1)), pairs], [pairs.T, np.diag(pairs.sum(axis=0))]])
-    sums = np.empty((2 * k, width))
-    for j in range(width):
-        sums[:k, j] = np.bincount(left, y[:, j], k)
-        sums[k:, j] = np.bincount(right, y[:, j], k)
-    normal[np.diag_indices(2 * k)] += RIDGE
-    solved: NDArray[Any] = np.linalg.solve(normal, sums + RIDGE * known.reshape(2 * k, width))
-    return solved.reshape(2, k, width).astype(np.float32)
+    used_left, used_right = pairs.sum(axis=1) + RIDGE, pairs.sum(axis=0) + RIDGE
+    sums = [np.stack([np.bincount(codes, column, k) for column in y.T], axis=1) for codes in (left, right)]
+    wanted_left, wanted_right = (total + RIDGE * words for total, words in zip(sums, known, strict=True))
+    # each side alone is diagonal: eliminate the left one
+    share = pairs / used_left[:, None]
+    words_right = np.linalg.solve(np.diag(used_right) - pairs.T @ share, wanted_right - share.T @ wanted_left)
+    words_left = (wanted_left - pairs @ words_right) / used_left[:, None]
+    return np.stack([words_left, words_right]).astype(np.float32)
