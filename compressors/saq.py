@@ -46,7 +46,7 @@ from ragq.layouts import Layout
 
 __all__ = ["SAQ", "plan"]
 
-MAX_BITS = 8  # of a dimension in planes
+MAX_BITS = 8  # of a dimension
 SEGMENT = 8  # dimensions: a byte of a plane
 FLOOR = 1e-6  # of the mean variance: what a constant dimension is taken to vary by
 # Error of b-bit levels with coded last bits, relative to the geometric mean of the distortions of b - 1 and b bits: on
@@ -79,9 +79,8 @@ def plan(cost: NDArray[np.float64], total: int, coded: bool = False) -> NDArray[
         Bits of each dimension, not increasing, the same within a segment; they fill exactly `total` bytes.
     """
     segments = [cost[start : start + SEGMENT].sum() for start in range(0, len(cost), SEGMENT)]
-    most = MAX_BITS + coded
-    size = [1 if coded and b == 0 else 2 for b in range(most)]  # half bytes of bit b + 1 of a segment
-    gain = [(error_share(b, coded) - error_share(b + 1, coded)) / size[b] for b in range(most)]
+    size = [1 if coded and b == 0 else 2 for b in range(MAX_BITS)]  # half bytes of bit b + 1 of a segment
+    gain = [(error_share(b, coded) - error_share(b + 1, coded)) / size[b] for b in range(MAX_BITS)]
     bits, left = np.zeros(len(segments), np.uint8), 2 * total
     queue = [(-cost * gain[0], 0, s) for s, cost in enumerate(segments)]
     heapq.heapify(queue)
@@ -90,7 +89,7 @@ def plan(cost: NDArray[np.float64], total: int, coded: bool = False) -> NDArray[
         if size[b] > left:
             continue
         bits[s], left = b + 1, left - size[b]
-        if b + 1 < most:
+        if b + 1 < MAX_BITS:
             heapq.heappush(queue, (-segments[s] * gain[b + 1], b + 1, s))
     return np.sort(np.repeat(bits, SEGMENT)[: len(cost)])[::-1].astype(np.uint8)
 
@@ -105,7 +104,7 @@ class SAQ(Quantizer):
     rounds : int
         Passes of code adjustment.
     coded : bool
-        Couple the last bits of 8 dimensions, see the module.
+        Couple the last bits of 8 dimensions, see the module; up to 7 bits.
     """
 
     forms = ("SAQ{bits}",)
@@ -134,8 +133,12 @@ class SAQ(Quantizer):
         return int(self.bits * self.dim / 8 + 1e-9)
 
     @property
+    def _coded(self) -> bool:
+        return self.coded and self.bits <= MAX_BITS - 1  # words leave too little room for more
+
+    @property
     def _widths(self) -> tuple[int, ...]:
-        return tuple(int((self.bits_ > p).sum()) for p in range(int(self.coded), int(self.bits_[0])))
+        return tuple(int((self.bits_ > p).sum()) for p in range(int(self._coded), int(self.bits_[0])))
 
     @property
     def _live(self) -> int:
@@ -145,7 +148,7 @@ class SAQ(Quantizer):
     @property
     def layout(self) -> Layout:
         self._check_fitted()
-        coded = self._live if self.coded else 0
+        coded = self._live if self._coded else 0
         return Layout("planes", self._live, len(self._widths), 1, self._widths, coded=coded)
 
     def _check_dim(self, dim: int) -> None:
@@ -169,12 +172,12 @@ class SAQ(Quantizer):
         variances, weights, vectors = variances[order], weights[order], vectors[:, order]
         signs = np.sign(vectors[np.abs(vectors).argmax(axis=0), np.arange(self.dim)])  # eigenvectors have no sign
         self.components_ = np.ascontiguousarray((vectors * signs).T, np.float32)
-        self.bits_ = plan(weights * variances, self.code_size - 2, self.coded)
+        self.bits_ = plan(weights * variances, self.code_size - 2, self._coded)
         self.step_ = np.sqrt(variances).astype(np.float32)
         self.along_ = np.sqrt(weights / weights.max()).astype(np.float32)
         self.noise_ = (weights / weights.max()).astype(np.float32)
         tables = {b: sphere_levels(b) for b in range(1, int(self.bits_[0]) + 1)}
-        if self.coded:
+        if self._coded:
             tables[1] = np.array([-WORD_LEVEL, WORD_LEVEL], np.float32)
         self.levels_ = stack_tables(tables)
 
@@ -187,7 +190,7 @@ class SAQ(Quantizer):
     def _check_state(self, arrays: dict[str, NDArray[Any]]) -> None:
         super()._check_state(arrays)
         bits = self.bits_.astype(int)
-        if bits[0] > MAX_BITS + self.coded or (np.diff(bits) > 0).any() or self.layout.code_size != self.code_size:
+        if bits[0] > MAX_BITS or (np.diff(bits) > 0).any() or self.layout.code_size != self.code_size:
             raise CorruptIndexError(f"'bits_' of {self} must fall and fill {self.code_size} bytes. Got {bits}.")
         if (self.step_ <= 0).any():
             raise CorruptIndexError(f"'step_' of {self} must be positive.")
@@ -204,7 +207,7 @@ class SAQ(Quantizer):
             along=self.along_,
             noise=self.noise_,
             rounds=self.rounds,
-            coded=self.coded,
+            coded=self._coded,
         )
         return append_factors(body, g)
 
@@ -219,5 +222,5 @@ class SAQ(Quantizer):
         live = self._live
         folded = (queries @ self.components_[:live].T) * self.step_[:live]
         return RaggedPlanesScorer(
-            queries @ self.mean_, folded, self.levels_, self._widths, live * self.coded, factors=1
+            queries @ self.mean_, folded, self.levels_, self._widths, live * self._coded, factors=1
         )

@@ -195,7 +195,8 @@ def _prepare(scorer: Scorer, block: Block) -> tuple[str, tuple[Any, ...], dict[s
         return "planes", (bits, scorer.queries, scorer.levels), {}
     if isinstance(scorer, RaggedPlanesScorer) and kind == "planes" and _fits_planes(scorer):
         bits = [columns[f"plane{b}"] for b in range(len(scorer.widths))]
-        return "planes", (bits, scorer.queries, scorer.levels), {"widths": scorer.widths}
+        words = {"words": columns["words"]} if scorer.coded else {}
+        return "planes", (bits, scorer.queries, scorer.levels), {"widths": scorer.widths, **words}
     if isinstance(scorer, HammingScorer) and (kind == "rows" or (kind == "planes" and block.layout.bits == 1)):
         codes = columns["codes" if kind == "rows" else "plane0"]
         return "hamming", (codes, scorer.codes), {"dim": scorer.dim, "weight": scorer.weight, "blocked": kind != "rows"}
@@ -203,8 +204,9 @@ def _prepare(scorer: Scorer, block: Block) -> tuple[str, tuple[Any, ...], dict[s
 
 
 def _fits_planes(scorer: RaggedPlanesScorer) -> bool:
-    """Whether the C++ loops take the scorer: 1 to 8 bits a dimension, all of them in the planes."""
-    return 1 <= len(scorer.widths) <= MAX_PLANES and not scorer.coded and implementation() != "triton"
+    """Whether the C++ loops take the scorer: 1 to 8 bits a dimension, at least one of them in a plane."""
+    bits = len(scorer.widths) + (scorer.coded > 0)
+    return bool(scorer.widths) and bits <= MAX_PLANES and implementation() != "triton"
 
 
 def _factors(scorer: LinearScorer, block: Block) -> dict[str, Any]:

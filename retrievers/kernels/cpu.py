@@ -128,22 +128,26 @@ def planes(
     levels: Floats,
     *,
     widths: Sequence[int] | None = None,
+    words: Bytes | None = None,
     margin: float = 0.0,
     **scan: Any,
 ) -> Result:
     """See `reference.planes`; with a `margin`, the first plane alone picks the rows that all planes score."""
-    bits, dim = len(planes), queries.shape[1]
+    bits, dim = len(planes) + (words is not None), queries.shape[1]
     offset = 0 if widths else (1 << bits) - 2  # the loops take the tables of fewer bits too
     table = np.concatenate([np.zeros(offset, np.float32), _floats(levels)])
     if not 1 <= bits <= MAX_BITS or len(table) != (2 << bits) - 2:
         raise InvalidArgumentError(f"'planes' must be 1..8 columns, with all their levels. Got {bits}, {len(levels)}.")
-    dims = list(widths or (dim,) * bits)
+    dims = list(widths or (dim,) * len(planes))
+    if words is not None:
+        dims = [dim, *dims]  # how many have more than 0, 1, ... bits
     if len(dims) != bits or dims[0] != dim or sorted(dims, reverse=True) != dims or dims[-1] < 0:
         raise InvalidArgumentError(f"'widths' must descend from {dim}, one a plane. Got {dims}.")
     call, result = _call(instructions, len(queries), **scan)
     rows = padded(scan["rows"])
-    columns = [_column(plane, rows, f"plane{b}", -(-dims[b] // 8)) for b, plane in enumerate(planes)]
-    _cpu.planes(call, columns, dims, table, _floats(queries), margin)
+    columns = [_column(plane, rows, f"plane{b}", -(-dims[b - len(planes)] // 8)) for b, plane in enumerate(planes)]
+    last = None if words is None else _column(words, rows, "words", -(-dim // 16))
+    _cpu.planes(call, columns, last, dims, table, _floats(queries), margin)
     return result
 
 

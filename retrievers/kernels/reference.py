@@ -37,7 +37,7 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
-from ragq.compressors.scorers import DenseScorer
+from ragq.compressors.scorers import DenseScorer, RaggedPlanesScorer
 from ragq.layouts import bytes_from_blocks, from_blocks
 from ragq.select import topk, unpack_mask
 
@@ -116,7 +116,13 @@ def _look_up(codes: Bytes, tables: Floats) -> Floats:
 
 
 def planes(
-    planes: Sequence[Bytes], queries: Floats, levels: Floats, *, widths: Sequence[int] | None = None, **scan: object
+    planes: Sequence[Bytes],
+    queries: Floats,
+    levels: Floats,
+    *,
+    widths: Sequence[int] | None = None,
+    words: Bytes | None = None,
+    **scan: object,
 ) -> Result:
     """``raw = queries @ levels[code]``, a code of ``len(planes)`` bits a dimension, or with `widths` of fewer.
 
@@ -129,7 +135,13 @@ def planes(
         With `widths`, ``(2 ** (bits + 1) - 2,)``: the levels of 1-bit codes, of 2-bit codes, and so on.
     widths : sequence of int, optional
         Plane `b` has a bit for the first ``widths[b]`` dimensions; descending from `dim`.
+    words : ndarray of uint8, shape (rows padded, ceil(dim / 16)), optional
+        The last bit of every dimension, one more than the planes hold, as Hamming words (`ragq.layouts.HAMMING_WORDS`).
     """
+    if words is not None:
+        body = np.concatenate([bytes_from_blocks(planes[0]), *planes[1:], words], axis=1)
+        scorer = RaggedPlanesScorer(np.zeros(0, np.float32), queries, levels, tuple(widths or ()), queries.shape[1])
+        return _best(scorer.raw(body), **scan)  # type: ignore[arg-type]
     dim = queries.shape[1]
     dims = np.array(widths or (dim,) * len(planes))
     codes = np.zeros((len(planes[0]), dim), np.int64)

@@ -70,6 +70,11 @@ class Case:
             columns = self.columns(Layout("planes", dim, 4, widths=widths))
             args = [columns[f"plane{b}"] for b in range(4)], self.normal(q, dim), self.normal(30)
             return args, {"widths": widths}, 1e-5
+        if kernel == "coded":  # the last bits of whole segments of 8 dimensions in words
+            widths = tuple(min(dim, 8 * -(-w // 8)) for w in sorted(self.rng.integers(1, dim + 1, 3).tolist())[::-1])
+            columns = self.columns(Layout("planes", dim, 3, widths=widths, coded=dim))
+            args = [columns[f"plane{b}"] for b in range(3)], self.normal(q, dim), self.normal(30)
+            return args, {"widths": widths, "words": columns["words"]}, 1e-5
         if kernel == "hamming":
             width = -(-dim // 8)
             weight = self.normal(q)
@@ -108,7 +113,7 @@ def assert_same(answer, expected, tolerance, size=1.0):
 
 def check(kernel, case, instructions, **extra):
     args, options, tolerance = case.arguments(kernel)
-    name = {"ragged": "planes"}.get(kernel, kernel.split("-")[0])
+    name = {"ragged": "planes", "coded": "planes"}.get(kernel, kernel.split("-")[0])
     answer = getattr(cpu, name)(instructions, *args, **options, **case.scan, **extra)
     expected = getattr(reference, name)(*args, **options, **case.scan)
     largest = 1.0 if options.get("levels") is None else float(np.abs(options["levels"]).max())
@@ -116,7 +121,7 @@ def check(kernel, case, instructions, **extra):
     assert_same(answer, expected, tolerance, 20 * largest * np.sqrt(case.dim))
 
 
-KERNELS = ("lut4", "lut8", "planes", "ragged", "hamming", *(f"dense-{dtype}" for dtype in DTYPES))
+KERNELS = ("lut4", "lut8", "planes", "ragged", "coded", "hamming", *(f"dense-{dtype}" for dtype in DTYPES))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)

@@ -126,7 +126,7 @@ class PlaneRescorer : public Rescorer {
 
     void raw(int64_t query, const int64_t* rows, int64_t n, float* out) override {
         for (int64_t i = 0; i < n; ++i)
-            for (int b = 1; b < codes_.bits; ++b)
+            for (int b = 1; b < codes_.stored(); ++b)
                 for (int64_t at = 0; at < codes_.width(b); at += 64)
                     __builtin_prefetch(codes_.planes[b] + rows[i] * codes_.width(b) + at);
         for (int64_t i = 0; i < n; i += kRows) {
@@ -202,6 +202,10 @@ void planes_exact(const Request& request, const PlaneCodes& codes, const Queries
 
 }  // namespace
 
+// As ragq.layouts.HAMMING_WORDS.
+constexpr uint8_t kHammingWords[16] = {0x00, 0xe1, 0xd2, 0x33, 0xb4, 0x55, 0x66, 0x87,
+                                       0x78, 0x99, 0xaa, 0x4b, 0xcc, 0x2d, 0x1e, 0xff};
+
 void PlaneCodes::unpack(const Loops& loops, int64_t row, uint8_t* codes) const {
     const int64_t padded = stride() / 8;
     uint8_t buffer[2048];  // the planes of a row, one after the other; longer ones go to the heap
@@ -209,10 +213,20 @@ void PlaneCodes::unpack(const Loops& loops, int64_t row, uint8_t* codes) const {
     uint8_t* plane = heap.empty() ? buffer : heap.data();
     const uint8_t* first = planes[0] + row / 32 * width(0) * 32 + row % 32;
     for (int64_t j = 0; j < width(0); ++j) plane[j] = first[32 * j];
-    for (int b = 1; b < bits; ++b) std::memcpy(plane + b * padded, planes[b] + row * width(b), width(b));
-    for (int b = 0; b < bits; ++b) {  // nothing beyond the dimensions of a plane
+    for (int b = 1; b < stored(); ++b) std::memcpy(plane + b * padded, planes[b] + row * width(b), width(b));
+    for (int b = 0; b < stored(); ++b) {  // nothing beyond the dimensions of a plane
         std::memset(plane + b * padded + width(b), 0, padded - width(b));
-        if (dims[b] % 8) plane[b * padded + width(b) - 1] &= static_cast<uint8_t>((1 << dims[b] % 8) - 1);
+        if (covered(b) % 8) plane[b * padded + width(b) - 1] &= static_cast<uint8_t>((1 << covered(b) % 8) - 1);
+    }
+    if (words) {
+        const int64_t segments = (dim() + 7) / 8;
+        const uint8_t* word = words + row * ((segments + 1) / 2);
+        std::memset(plane + stored() * padded, 0, padded);
+        int last = bits - 1;  // the plane that the last bits of a segment belong to
+        for (int64_t j = 0; j < segments; ++j) {
+            while (dims[last] <= 8 * j) --last;
+            plane[last * padded + j] = kHammingWords[word[j / 2] >> 4 * (j % 2) & 15];
+        }
     }
     loops.join_planes(plane, padded, bits, codes);
 }
@@ -248,6 +262,7 @@ void planes_topk(const Request& request, const PlaneCodes& codes, double margin)
     if (!whole && !(margin > 0)) return planes_exact(request, codes, queries, segments);
     std::vector<std::array<float, 2>> level(codes.dim(), {codes.levels[0], codes.levels[1]});
     if (!whole) level = half_means(*request.loops, codes, request.rows, segments);
+    level.resize(codes.covered(0));  // the first plane says nothing of dimensions that have a word only
     LutCodes first = {codes.planes[0], nullptr, codes.width(0), 2 * codes.width(0), nullptr};
     std::vector<float> tables;
     std::vector<Bound> bounds;

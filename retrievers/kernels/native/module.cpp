@@ -78,11 +78,13 @@ void dense(const Call& call, int value, In<uint8_t> codes, In<float> levels, In<
     dense_topk(request, input);
 }
 
-void planes(const Call& call, std::vector<In<uint8_t>> columns, std::vector<int64_t> dims, In<float> levels,
-            In<float> queries, double margin) {
+void planes(const Call& call, std::vector<In<uint8_t>> columns, Maybe<uint8_t> words, std::vector<int64_t> dims,
+            In<float> levels, In<float> queries, double margin) {
     const Request request = call.request();
-    PlaneCodes codes = {{}, static_cast<int>(columns.size()), {}, levels.data(), queries.data()};
-    for (size_t b = 0; b < columns.size(); ++b) codes.planes[b] = columns[b].data(), codes.dims[b] = dims[b];
+    PlaneCodes codes = {{}, static_cast<int>(dims.size()), {}, levels.data(), queries.data()};
+    for (size_t b = 0; b < columns.size(); ++b) codes.planes[b] = columns[b].data();
+    for (size_t b = 0; b < dims.size(); ++b) codes.dims[b] = dims[b];
+    if (words) codes.words = words->data();
     nb::gil_scoped_release release;
     planes_topk(request, codes, margin);
 }
