@@ -60,7 +60,7 @@ def test_what_a_filter_lets_through(index: ragq.Index, where: object, expected: 
     "where",
     [
         *(5, "a", [], {"$and": []}, {"$or": {}}, {"$not": 1}, {"$x": 1}, {"n": {"$x": 1}}, {"n": {"$in": 1}}, {5: 1}),
-        *({"n": {"$gt": None}}, {"n": {"$exists": 1}}, {"nope": 1}, pc.field("nope") == 1, {"n": object()}),
+        *({"n": {"$gt": None}}, {"n": {"$exists": 1}}, {"nope": 1}, pc.field("nope") == 1, {"n": b"bytes"}),
     ],
     ids=lambda value: str(value)[:40],
 )
