@@ -53,7 +53,8 @@ def eval_command(
     """Measure how much retrieval quality each byte buys on DATASET.
 
     A DATASET is a BEIR folder, an MTEB task (mteb:SciFact, or mteb:SciFact=FOLDER for a local copy), limit or
-    limit-small, or an ir_datasets id (ir:beir/scifact/test).
+    limit-small, an ir_datasets id (ir:beir/scifact/test), or, with --queries, any source that ragq index reads or an
+    index.
 
     \b
     ragq eval beir/scifact --codec FP8 --codec PCA128,FP8

@@ -75,10 +75,16 @@ def load_data(
     return data
 
 
-def systems_for(dim: int, specs: Sequence[str], budgets: Sequence[int]) -> list[System]:
-    """Return what a sweep measures: the specs given, else those of the budgets, else all that the registry offers."""
-    chosen = list(specs) or (candidates(dim, budgets) if budgets else menu(dim))
-    return spec_systems([*chosen, BASELINE])
+def systems_for(dim: int, specs: Sequence[str], budgets: Sequence[int], more: Sequence[System] = ()) -> list[System]:
+    """Return what a sweep measures, each name once, float32 always.
+
+    The specs given, else those of the budgets, and `more`; with none of the three, all that the registry offers.
+    """
+    chosen = list(specs) or (candidates(dim, budgets) if budgets else [] if more else menu(dim))
+    named: dict[str, System] = {}
+    for system in (*spec_systems([*chosen, BASELINE]), *more):
+        named.setdefault(system.name, system)
+    return list(named.values())
 
 
 def extra_systems(dim: int, preset: str | None = None, compare: str | None = None) -> list[System]:
@@ -148,7 +154,7 @@ def run(
         specs = list(dict.fromkeys(picks.values()))
     measures = tuple(dict.fromkeys([*MEASURES, *([] if measure in AGREEMENT else [measure])]))
     settings = Settings(metric=metric, seed=seed, measures=measures)
-    systems = [*systems_for(data[0][1].dim, specs, budgets), *more]
+    systems = systems_for(data[0][1].dim, specs, budgets, more)
     results = sweep(systems, data, settings, out=out, tick=tick)
     origin = provenance(
         seed=seed, metric=metric, embeddings=", ".join(dict.fromkeys(v.model for _, v in data)), **about

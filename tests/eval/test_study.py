@@ -13,9 +13,10 @@ import pytest
 from ragq.errors import InvalidArgumentError, MissingExtraError
 from ragq.eval.compare import peer_systems
 from ragq.eval.exact import Exact, normalised
-from ragq.eval.run import extra_systems, load_data, run
+from ragq.eval.run import extra_systems, load_data, run, systems_for
 from ragq.eval.study import CASTS, REDUCERS, Fitted, StudySystem, rag_storage
 from ragq.eval.sweep import sweep
+from ragq.eval.systems import spec_systems
 from ragq.eval.vectors import Vectors
 
 
@@ -130,8 +131,10 @@ def test_peers_are_named_by_library_and_refused_when_unknown(monkeypatch: pytest
 
 
 def test_peers_and_specs_stand_in_one_report(data: list[Any], tmp_path: Path) -> None:
-    report = run(data, ["INT8"], more=extra_systems(16, compare="faiss:SQ8"), out=tmp_path)
+    peers = extra_systems(16, compare="faiss:SQ8")
+    report = run(data, ["INT8"], more=[*peers, *spec_systems(["INT8"])], out=tmp_path)
     assert [row["spec"] for row in report.rows] == ["INT8", "F32", "faiss:SQ8"]
+    assert [system.name for system in systems_for(16, [], [], peers)] == ["F32", "faiss:SQ8"]
     assert "faiss" in (tmp_path / "report.html").read_text()
 
 
