@@ -32,7 +32,7 @@ __all__ = ["KINDS", "Structured", "renew", "restructure"]
 KINDS = ("auto", "ivf", "hnsw", "none")
 TUNING_QUERIES = 256
 TUNING_K = 10
-MIXED = 0.5  # share of another row in a held-out query: one row alone would find itself too easily
+MIXED = 0.9  # share of another row in a made-up query: one row alone would find itself too easily
 
 
 @dataclass(frozen=True)
