@@ -27,6 +27,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragq.checks import check_bool, check_int
+from ragq.compressors import _cpu
 from ragq.compressors.base import Codes, Floats, Quantizer, row_slices
 from ragq.compressors.rotation import RandomRotation
 from ragq.compressors.scalar import append_factors
@@ -162,8 +163,6 @@ class E8(RandomRotation, Quantizer):
 
 def nearest_short(y: Floats) -> Codes:
     """Return the index of the nearest of the short vectors for each row of `y`, (n, 8)."""
-    from ragq.compressors import _cpu
-
     table = shortest()
     scores = _cpu.project(y, table, threads=1) - np.square(table).sum(axis=1) / 2
     return scores.argmax(axis=1).astype(np.uint8)
@@ -175,8 +174,6 @@ def nearest_pair(y: Floats) -> Codes:
     For either quarter, the best signs of a pattern are those of the row; where their parity is wrong, the cheapest flip
     is the coordinate with the smallest product of magnitudes.
     """
-    from ragq.compressors import _cpu
-
     table, odd = patterns()
     best = np.full(len(y), -np.inf, np.float32)
     codes = np.zeros((len(y), 2), np.uint8)

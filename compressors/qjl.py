@@ -15,9 +15,11 @@ from typing import Any
 import numpy as np
 
 from ragq.checks import check_int
+from ragq.compressors import _cpu
 from ragq.compressors.base import Codes, Floats, Quantizer
+from ragq.compressors.codebooks import cpu_threads
 from ragq.compressors.rotation import haar
-from ragq.compressors.scalar import append_factors, threads
+from ragq.compressors.scalar import append_factors
 from ragq.compressors.scorers import LinearScorer, PlanesScorer, factor
 from ragq.compressors.turboquant import lengths, mean_coordinate
 from ragq.layouts import Layout, from_planes, to_planes
@@ -63,9 +65,7 @@ class QJL(Quantizer):
         return np.float32(1 / (self.m * mean_coordinate(self.dim)))
 
     def _encode(self, x: Floats) -> Codes:
-        from ragq.compressors import _cpu
-
-        sketch = _cpu.project(x, self.directions_, threads=threads())
+        sketch = _cpu.project(x, self.directions_, threads=cpu_threads())
         return append_factors(to_planes((sketch > 0).view(np.uint8), 1), lengths(x)[:, 0])
 
     def _decode(self, codes: Codes) -> Floats:

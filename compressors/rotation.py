@@ -18,8 +18,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragq.checks import check_bool
+from ragq.compressors import _cpu
 from ragq.compressors.base import Floats, Stage, Transform
-from ragq.compressors.scalar import threads
+from ragq.compressors.codebooks import cpu_threads
 from ragq.errors import CorruptIndexError
 
 __all__ = ["RR", "RandomRotation"]
@@ -64,15 +65,13 @@ class RandomRotation(Stage):
         return self._apply(z, which, inverse=True)
 
     def _apply(self, x: Floats, which: int, *, inverse: bool) -> Floats:
-        from ragq.compressors import _cpu
-
         x = np.ascontiguousarray(x, np.float32)
         if self.dense:
             matrix = self.matrix_[which * self.dim : (which + 1) * self.dim]
-            return _cpu.project(x, np.ascontiguousarray(matrix.T if inverse else matrix), threads=threads())
+            return _cpu.project(x, np.ascontiguousarray(matrix.T if inverse else matrix), threads=cpu_threads())
         part = slice(which * ROUNDS, (which + 1) * ROUNDS)
         signs = self.signs_[part].astype(np.float32)
-        return _cpu.hadamard(x, np.ascontiguousarray(self.order_[part]), signs, inverse, threads=threads())
+        return _cpu.hadamard(x, np.ascontiguousarray(self.order_[part]), signs, inverse, threads=cpu_threads())
 
     def _state_shapes(self) -> dict[str, tuple[int, ...]]:
         rounds = (self.rotations * ROUNDS, self.dim)

@@ -37,9 +37,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragq.checks import check_bool, check_int
+from ragq.compressors import _cpu
 from ragq.compressors.base import Codes, Floats, Quantizer
+from ragq.compressors.codebooks import cpu_threads
 from ragq.compressors.reduction import second_moment
-from ragq.compressors.scalar import append_factors, distortion, encode_planes, sphere_levels, stack_tables, threads
+from ragq.compressors.scalar import append_factors, distortion, encode_planes, sphere_levels, stack_tables
 from ragq.compressors.scorers import RaggedPlanesScorer, factor
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.layouts import Layout
@@ -196,9 +198,7 @@ class SAQ(Quantizer):
             raise CorruptIndexError(f"'step_' of {self} must be positive.")
 
     def _encode(self, x: Floats) -> Codes:
-        from ragq.compressors import _cpu
-
-        z = _cpu.project(x - self.mean_, self.components_, threads=threads())
+        z = _cpu.project(x - self.mean_, self.components_, threads=cpu_threads())
         body, g = encode_planes(
             z,
             self.bits_,

@@ -6,13 +6,14 @@ coordinate's step. Tables of several widths lie one after the other: `b` bits at
 
 from __future__ import annotations
 
-import os
 from functools import cache
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ragq.compressors import _cpu
 from ragq.compressors.base import Codes, Floats
+from ragq.compressors.codebooks import cpu_threads
 from ragq.compressors.floats import F16_MAX
 
 __all__ = ["append_factors", "distortion", "encode_planes", "sphere_levels", "stack_tables", "uniform_levels"]
@@ -93,12 +94,6 @@ def stack_tables(tables: dict[int, Floats]) -> Floats:
     return np.concatenate(parts).astype(np.float32)
 
 
-def threads() -> int:
-    """Return how many threads an encoder may use: those of ``OMP_NUM_THREADS``, or one a processor."""
-    limit = os.environ.get("OMP_NUM_THREADS", "")
-    return int(limit) if limit.isdecimal() and int(limit) else os.cpu_count() or 1
-
-
 def encode_planes(
     z: Floats,
     bits: int | NDArray[np.uint8],
@@ -141,8 +136,6 @@ def encode_planes(
     factor : ndarray of float32, shape (n,)
         0 where nothing of the row was left.
     """
-    from ragq.compressors import _cpu
-
     dim = z.shape[1]
     ones = np.ones(dim, np.float32)
     return _cpu.encode_planes(
@@ -157,7 +150,7 @@ def encode_planes(
         uniform=levels is None,
         coded=coded,
         normalise=normalise,
-        threads=threads(),
+        threads=cpu_threads(),
     )
 
 
