@@ -1,0 +1,35 @@
+"""The table of codecs and peers at equal bytes."""
+
+from __future__ import annotations
+
+import numpy as np
+import pytest
+
+from ragq.eval.codec_table import BUDGETS, Row, Scale, contenders, markdown, ours, ragq_answer, size_of
+from ragq.eval.exact import Exact, normalised
+
+
+def small_scale() -> Scale:
+    x = normalised(np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32))
+    return Scale(x[:350], x[:300], Exact.search(x[:350], x[350:], 10, "ip"))
+
+
+@pytest.mark.parametrize("budget", BUDGETS)
+def test_nobody_exceeds_the_budget(budget: int) -> None:
+    assert f"VPQ{budget}" in ours(384, budget)
+    for size, _, _, code_bytes, _ in contenders([budget], 384, "all"):
+        assert code_bytes <= size == budget
+
+
+def test_recall_is_one_for_exact_codes_and_less_for_coarse_ones() -> None:
+    scale = small_scale()
+    exact = scale.measure(64, "ragq", "F32", 64, lambda: ragq_answer("F32", scale))
+    coarse = scale.measure(64, "ragq", "BIN", 2, lambda: ragq_answer("BIN", scale))
+    assert exact.recall == 1
+    assert 0.1 < coarse.recall < 0.9
+
+
+def test_the_best_of_a_budget_comes_first() -> None:
+    table = markdown([Row(48, "a", "X", 48, 0.5, 1), Row(48, "b", "Y", 47, 0.6, 1), Row(96, "c", "Z", 96, 0.1, 1)])
+    assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == ["c", "b", "a"]
+    assert size_of("PQ0x8", 384) == float("inf")
