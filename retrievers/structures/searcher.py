@@ -90,12 +90,16 @@ class Searcher:
         scores, rows = np.full((len(found), k), -np.inf, np.float32), np.full((len(found), k), -1, np.int64)
         for i, candidates in enumerate(self.coverage.current(found)):
             candidates = np.sort(candidates[candidates >= 0])  # in row order, which settles ties
-            codes = np.empty((len(candidates), compressor.fine.code_size), np.uint8)
-            for number, where, local in self.snapshot.locate(candidates):
-                codes[where] = self.snapshot.shards[number].block.columns["fine"][local]
-            best = topk(fine.one(i).score(codes), k)
+            best = topk(fine.one(i).score(self._fine_codes(candidates)), k)
             scores[i], rows[i] = best[0][0], np.where(best[1][0] >= 0, np.append(candidates, -1)[best[1][0]], -1)
         return scores, rows
+
+    def _fine_codes(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
+        """Return the fine codes of ascending rows of the snapshot."""
+        starts, shards = self.snapshot.starts, self.snapshot.shards
+        ends = np.searchsorted(rows, starts)
+        parts = [shards[s].block.columns["fine"][rows[ends[s] : ends[s + 1]] - starts[s]] for s in range(len(shards))]
+        return np.concatenate(parts)
 
     def _allowed(self, masks: Masks) -> Allowed:
         """Return the rows that masks let through; those of a search without a filter are kept."""
