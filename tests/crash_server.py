@@ -67,13 +67,21 @@ def compact(path: Path) -> None:
         opened.compact()
 
 
+def structure(path: Path) -> None:
+    """Build lists over the rows."""
+    with ragq.open(path, mode="w") as opened:
+        opened.restructure("ivf")
+
+
 def prepare(path: Path) -> None:
     """Make the index that the changes start from: four shards, one with deletes."""
     with ragq.build(None, path, embeddings=vectors(8, 30), ids=ids(8, 30), codec="FP8", shard_rows=4) as opened:
         opened.add([{"id": name, "text": "t"} for name in ("d0", "d1", "d3", "d31")], embeddings=vectors(4, 0))
 
 
-OPERATIONS: dict[str, Callable[[Path], None]] = {f.__name__: f for f in (index, resume, add, delete, compact, prepare)}
+OPERATIONS: dict[str, Callable[[Path], None]] = {
+    f.__name__: f for f in (index, resume, add, delete, compact, structure, prepare)
+}
 
 
 def die_at(n: int) -> None:

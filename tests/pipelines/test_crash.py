@@ -18,7 +18,7 @@ from ragq.errors import InvalidArgumentError
 from tests import crash_server
 from tests.indexes import content, expected_files, on_disk
 
-CHANGES = ["index", "reindex", "add", "delete", "compact"]
+CHANGES = ["index", "reindex", "add", "delete", "compact", "structure"]
 FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
 
 State = tuple[int, list[tuple]] | None  # generation and documents of an index; None when there is none
