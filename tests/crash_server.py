@@ -5,7 +5,7 @@ Reads one JSON object a line from stdin, answers with one on stdout:
 ``{"operation", "path", "kill_after"}``
     Kills the child with SIGKILL after so many seconds.
 ``{"operation", "path", "stop_at"}``
-    The child dies (`os._exit`) in place of its n-th call that changes the disk; a write gets half of its bytes out first.
+    The child dies (`os._exit`) in place of its n-th call that changes the disk; a write gets half of its bytes out.
 """
 
 from __future__ import annotations
