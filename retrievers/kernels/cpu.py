@@ -13,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 from numpy.typing import NDArray
 
+import ragq.retrievers.kernels._cpu as _cpu
 from ragq.errors import InvalidArgumentError
 from ragq.layouts import padded
-from ragq.retrievers.kernels import _cpu
 
 __all__ = ["available_sets", "built_sets", "dense", "hamming", "lut4", "lut8", "maxsim", "planes", "select"]
 
