@@ -45,7 +45,8 @@ def _under(a: tuple[float, float], b: tuple[float, float], c: tuple[float, float
 def best_within(rows: Sequence[Row], budget: float, measure: str, size: str = "code_bytes") -> Row | None:
     """Return the row of the highest `measure` among those of at most `budget` bytes; None when nothing fits.
 
-    Equal quality: fewer bytes, then the name. The page's slider follows the same rule.
+    Heavy runs (see `ragq.eval.tables`) are passed over. Equal quality: fewer bytes, then the name. The page's slider
+    follows the same rule.
     """
-    fitting = [row for row in rows if row.get(measure) is not None and row[size] <= budget]
+    fitting = [row for row in rows if row.get(measure) is not None and row[size] <= budget and not row.get("heavy")]
     return min(fitting, key=lambda row: (-row[measure], row[size], row["spec"]), default=None)

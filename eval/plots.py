@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from ragq.errors import missing_extra
-from ragq.eval.frontier import upper_hull
 from ragq.eval.tables import BASELINE, of_dataset
 
 __all__ = ["plot_frontier"]
@@ -49,9 +48,12 @@ def _panel(axis: Any, rows: Sequence[Mapping[str, Any]], measure: str, styles: M
     for family, (colour, marker) in styles.items():
         mine = [row for row in rows if row["family"] == family]
         x, y = [row["code_bytes"] for row in mine], [row[measure] for row in mine]
-        axis.scatter(x, y, s=34, c=colour, marker=marker, label=family, edgecolors="white", linewidths=0.5, zorder=3)
+        faint = [0.25 if row["heavy"] else 1.0 for row in mine]
+        axis.scatter(
+            x, y, s=34, c=colour, marker=marker, label=family, edgecolors="white", linewidths=0.5, zorder=3, alpha=faint
+        )
     points = [(row["code_bytes"], row[measure]) for row in rows]
-    hull = upper_hull(points)
+    hull = sorted((i for i, row in enumerate(rows) if row["on_frontier"]), key=lambda i: points[i])
     axis.plot(*zip(*(points[i] for i in hull), strict=True), color="#555", linewidth=1, linestyle=":", zorder=2)
     for place, i in enumerate(hull):  # the first label would leave the panel to the left
         offset, side = ((6, -3), "left") if place == 0 else ((-4, 5), "right")

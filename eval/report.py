@@ -135,7 +135,10 @@ class Report:
         rows = sorted(of_dataset(self.rows, dataset), key=lambda row: (row["code_bytes"], -row[self.measure]))
         others = [name for name in ("recall@100", "agreement@10") if name in self.measures and name != self.measure]
         title = rows[0]["dataset"] if rows else dataset or ""
-        table = Table(title=title, caption="● on the frontier   * differs from float32 (95 %)")
+        table = Table(
+            title=title,
+            caption="● on the frontier   ▲ heavy: shares more than half of float32   * differs from float32 (95 %)",
+        )
         for name in ("", "spec", "code B", "index B"):
             table.add_column(name, justify="left" if name in ("", "spec") else "right")
         for name in (self.measure, "95 %", "Δ float32", *others, "queries/s", "p50 ms"):
@@ -143,7 +146,7 @@ class Report:
         for row in rows:
             low, high = row[f"{self.measure}_low"], row[f"{self.measure}_high"]
             table.add_row(
-                "●" if row["on_frontier"] else "",
+                "●" if row["on_frontier"] else "▲" if row["heavy"] else "",
                 row["spec"],
                 f"{row['code_bytes']:g}",
                 f"{row['index_bytes_per_vector']:.1f}",
@@ -166,7 +169,11 @@ class Report:
         lines = ["| " + " | ".join(head) + " |", "|---|" + "--:|" * (len(head) - 1)]
         for row in rows:
             mark = "**" if row["on_frontier"] else ""
-            cells = [f"`{row['spec']}`", f"{row['code_bytes']:g}", f"{row['index_bytes_per_vector']:.0f}"]
+            cells = [
+                f"`{row['spec']}`" + (" ▲" if row["heavy"] else ""),
+                f"{row['code_bytes']:g}",
+                f"{row['index_bytes_per_vector']:.0f}",
+            ]
             cells += [f"{mark}{row[self.measure]:.4f}{mark}"]
             cells += [f"{row[f'{self.measure}_low']:.3f} to {row[f'{self.measure}_high']:.3f}"]
             cells += [f"{each[name, row['spec']][self.measure]:.4f}" for name in datasets if several]

@@ -3,7 +3,10 @@
 A row is flat, the same in JSON, CSV and Parquet: ``dataset, spec, family, code_bytes, index_bytes_per_vector``, the
 measures, for the main measure ``<measure>_low`` and ``<measure>_high`` (95 %), the paired difference from float32
 (``float32_difference, float32_low, float32_high, float32_p``) and from the best compressed spec (``best_…``),
-``on_frontier``, the rates, and ``error`` for a run that failed.
+``on_frontier``, ``heavy``, the rates, and ``error`` for a run that failed.
+
+A run is *heavy* when what its vectors share (codebooks, rotations, weights) takes more than half the bytes of the
+float32 vectors: such a codec has learned the corpus by heart. It is shown, but is neither on the frontier nor best.
 """
 
 from __future__ import annotations
@@ -125,8 +128,12 @@ def _rows(dataset: str, groups: list[list[Result]], measure: str, seed: int) -> 
         if references["best"] is not None:
             row["best_spec"] = names[references["best"]]
         row["on_frontier"] = False
-    for i in upper_hull([(row["code_bytes"], row[measure]) for row in rows]):
-        rows[i]["on_frontier"] = True
+    whole = rows[references["float32"]]["code_bytes"] if references["float32"] is not None else np.inf
+    for row in rows:
+        row["heavy"] = bool(row["index_bytes_per_vector"] - row["code_bytes"] > whole / 2)
+    light = [row for row in rows if not row["heavy"]]
+    for i in upper_hull([(row["code_bytes"], row[measure]) for row in light]):
+        light[i]["on_frontier"] = True
     return rows
 
 

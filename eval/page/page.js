@@ -44,7 +44,7 @@ function upperHull(points) {
 
 function bestWithin(rows, budget, measure, size) {
   const better = (a, b) => b[measure] - a[measure] || a[size] - b[size] || (a.spec < b.spec ? -1 : a.spec > b.spec ? 1 : 0);
-  return rows.filter((row) => row[size] <= budget).sort(better)[0];
+  return rows.filter((row) => row[size] <= budget && !row.heavy).sort(better)[0];
 }
 
 // ---- Small helpers -------------------------------------------------------------------------------------------------
@@ -70,6 +70,7 @@ function hover(row) {
   const lines = [`<b>${row.spec}</b>`, `${state.measure} ${score(row[state.measure])}`];
   if (state.measure === data.measure) lines.push(`95 % ${score(row[`${data.measure}_low`])} to ${score(row[`${data.measure}_high`])}`);
   lines.push(`${bytesText(row.code_bytes)} code, ${bytesText(row.index_bytes_per_vector)} index`);
+  if (row.heavy) lines.push("heavy: what the vectors share outweighs half of float32");
   if (row.float32_difference !== undefined) lines.push(`${signed(row.float32_difference)} from float32 (p = ${row.float32_p.toFixed(3)})`);
   lines.push(`${Math.round(row.queries_per_second)} queries/s, ${row.p50_ms.toFixed(2)} ms median`);
   return lines.join("<br>");
@@ -79,11 +80,12 @@ function hover(row) {
 
 function drawChart() {
   const rows = visible();
-  const points = rows.map((row) => [row[state.size], row[state.measure]]);
+  const light = rows.filter((row) => !row.heavy);
+  const points = light.map((row) => [row[state.size], row[state.measure]]);
   const hull = upperHull(points);
   const best = bestWithin(rows, state.budget, state.measure, state.size);
   const traces = [{
-    x: hull.map((i) => points[i][0]), y: hull.map((i) => points[i][1]), text: hull.map((i) => rows[i].spec), mode: "lines+text",
+    x: hull.map((i) => points[i][0]), y: hull.map((i) => points[i][1]), text: hull.map((i) => light[i].spec), mode: "lines+text",
     textposition: "top left", textfont: { size: 11 }, line: { color: css("--soft"), width: 1.5, dash: "dot" }, name: "frontier",
     hoverinfo: "skip", cliponaxis: false,
   }];
@@ -125,12 +127,12 @@ function drawChart() {
     }],
   };
   Plotly.react("chart", traces, layout, { displaylogo: false, responsive: true, modeBarButtonsToRemove: ["select2d", "lasso2d"] });
-  byId("chart").dataset.frontier = hull.map((i) => rows[i].spec).join(" ");
+  byId("chart").dataset.frontier = hull.map((i) => light[i].spec).join(" ");
   byId("best").textContent = best
     ? `${best.spec}: ${state.measure} ${score(best[state.measure])} at ${bytesText(best[state.size])}`
     : "No spec shown fits this budget.";
   byId("best").dataset.spec = best ? best.spec : "";
-  return { hull: new Set(hull.map((i) => rows[i].spec)), best };
+  return { hull: new Set(hull.map((i) => light[i].spec)), best };
 }
 
 // ---- The table -------------------------------------------------------------------------------------------------------
@@ -166,7 +168,7 @@ function drawTable({ hull, best }) {
   const body = rows.map((row) => {
     const cells = COLUMNS.map(([key, , text]) => {
       if (key !== "spec") return element("td", { textContent: text(row) });
-      const button = element("button", { type: "button", textContent: (hull.has(row.spec) ? "● " : "") + row.spec, title: "Compare query by query" });
+      const button = element("button", { type: "button", textContent: (hull.has(row.spec) ? "● " : row.heavy ? "▲ " : "") + row.spec, title: "Compare query by query" });
       button.onclick = () => { change({ left: row.spec }); byId("compare-title").scrollIntoView(); };
       return element("td", {}, button);
     });

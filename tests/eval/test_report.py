@@ -66,7 +66,7 @@ def test_the_markdown_table_has_a_row_for_each_spec_on_average(report: Report, f
     assert len(lines) == len(average)
     for line in lines:
         spec, size, _, value = (cell.strip() for cell in line.strip("| ").split(" | ")[:4])
-        row = average[spec.strip("`")]
+        row = average[spec.strip("` ▲")]
         assert float(size) == row["code_bytes"]
         assert value == (f"**{row['ndcg@10']:.4f}**" if row["on_frontier"] else f"{row['ndcg@10']:.4f}")
 
@@ -133,7 +133,7 @@ def test_the_page_asks_no_host_shows_every_run_and_picks_as_the_command_line(
     assert asked == []
     rows = of_dataset(report.rows, dataset)
     table = re.search(r'<table id="runs">.*?</table>', dom, re.DOTALL)
-    assert table and all(f">{row['spec']}</button>" in table[0].replace("● ", "") for row in rows)
+    assert table and all(f">{row['spec']}</button>" in table[0].replace("● ", "").replace("▲ ", "") for row in rows)
     frontier = [row["spec"] for row in sorted(rows, key=lambda row: row["code_bytes"]) if row["on_frontier"]]
     assert attribute(dom, "chart", "data-frontier").split() == frontier
     best = best_within(rows, budget, "ndcg@10")

@@ -11,6 +11,7 @@ import pytest
 import ragq
 from ragq.errors import InvalidArgumentError
 from ragq.eval.datasets import Dataset, load
+from ragq.eval.frontier import best_within
 from ragq.eval.sweep import Result, Settings, peak_memory, sweep
 from ragq.eval.systems import Built, SpecSystem, System, index_bytes, spec_systems
 from ragq.eval.tables import AVERAGE, make_rows, of_dataset
@@ -129,6 +130,18 @@ def test_rows_hold_paired_differences_and_the_average_over_data_sets(data: Data)
     assert {row["best_spec"] for row in rows} <= {"BIN", "FP8"}  # never the baseline itself
     assert by[AVERAGE, "BIN"]["queries"] == 48
     assert json.loads(json.dumps(rows)) == rows
+
+
+def test_a_codec_that_shares_more_than_half_of_float32_is_heavy_and_never_best() -> None:
+    def run(spec: str, code: float, index: float, value: float) -> Result:
+        numbers = {"code_bytes": code, "index_bytes_per_vector": index}
+        return Result("a", spec, "x", ["q"], {"ndcg@10": [value]}, [[0]], numbers)
+
+    rows = make_rows([run("F32", 64, 64, 0.9), run("learned by heart", 4, 37, 0.9), run("fair", 4, 36, 0.5)])
+    assert [row["heavy"] for row in rows] == [False, True, False]
+    assert [row["on_frontier"] for row in rows] == [True, False, True]
+    best = best_within(rows, 8, "ndcg@10")
+    assert best is not None and best["spec"] == "fair"
 
 
 def test_one_data_set_has_no_average(data: Data) -> None:
