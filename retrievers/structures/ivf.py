@@ -28,7 +28,7 @@ from numpy.typing import NDArray
 from ragq.buffers import numpy_values
 from ragq.compressors import _cpu
 from ragq.compressors.codebooks import cpu_threads, kmeans
-from ragq.compressors.scorers import NormScorer, Scorer
+from ragq.compressors.scorers import Scorer
 from ragq.errors import CorruptIndexError, MissingExtraError
 from ragq.layouts import BLOCK_ROWS, Block, Layout
 from ragq.manifest import FileEntry, StructureEntry
@@ -49,7 +49,7 @@ from ragq.retrievers.structures.base import (
     principal,
     save_arrays,
 )
-from ragq.select import pack_mask, topk
+from ragq.select import pack_mask
 from ragq.shards import read_block, single_batch, write_batch, write_block
 
 __all__ = ["IVF", "build_ivf", "default_nlist"]
@@ -62,6 +62,7 @@ ITERATIONS = 10
 SPREAD = 0.3
 BALANCE = 3  # times the mean length, above which a list is split
 GRAPH_LISTS = 8192  # from which a graph finds the lists faster than comparing with all of them
+IN_PLACE = 4  # lists are scanned where they lie when they hold more than this part of the places
 TIES = 8  # rows beyond k that are looked at, since places do not lie in row order
 
 
@@ -203,20 +204,39 @@ class IVF(Structure):
         self, scorer: Scorer, k: int, lists: NDArray[np.int64], allowed: Allowed, threads: int
     ) -> tuple[Floats, NDArray[np.int64]]:
         """Return the best rows of some lists for one query, without padding."""
+        assert allowed.bits is not None
         blocks = self._blocks(lists)
-        rank = self._rank_codes(scorer, blocks, allowed) if isinstance(scorer, NormScorer) else None
-        if rank is None:
-            rank = self._rank_places(scorer, blocks, allowed, threads)
-        n, most = k + TIES, min(len(blocks) * BLOCK_ROWS, allowed.count)
+        if len(blocks) > self.block.rows // BLOCK_ROWS // IN_PLACE:
+            blocks = np.arange(self.block.rows // BLOCK_ROWS)
+            part, bits = self.block, self._only(lists, allowed.bits)
+        else:
+            part, bits = self._copied(blocks), allowed.bits.reshape(-1, BLOCK_ROWS // 8)[blocks].ravel()
+        n = k + TIES
         while True:
-            scores, places = rank(n)
-            scores, places = scores[places >= 0], places[places >= 0]
-            if n >= most or len(scores) < n or scores[k - 1] > scores[-1]:
+            scores, found = (result[0] for result in kernels.topk(scorer, part, n, bits, threads=threads))
+            scores, found = scores[found >= 0], found[found >= 0]
+            if len(scores) < n or scores[k - 1] > scores[-1]:
                 break
             n *= 4  # as many rows as that score the same: the lowest of them are wanted
-        rows = self.rows[places].astype(np.int64)
+        rows = self.rows[blocks[found // BLOCK_ROWS] * BLOCK_ROWS + found % BLOCK_ROWS].astype(np.int64)
         order = np.lexsort((rows, -scores))[:k]
         return scores[order], rows[order]
+
+    def _only(self, lists: NDArray[np.int64], bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
+        """Return a bitset of places cut down to some lists."""
+        chosen = np.zeros(self.nlist, bool)
+        chosen[lists] = True
+        inside = np.repeat(chosen, np.diff(self.offsets) // BLOCK_ROWS)
+        return np.where(inside[:, None], bits.reshape(-1, BLOCK_ROWS // 8), np.uint8(0)).ravel()
+
+    def _copied(self, blocks: NDArray[np.int64]) -> Block:
+        """Return some 32-row blocks side by side: copying them costs less than passing over all the others."""
+        even = blocks if len(blocks) % 2 == 0 else np.append(blocks, blocks[-1])  # columns are padded to 64 rows
+        columns = {
+            name: column.reshape(-1, BLOCK_ROWS * column.shape[1])[even].reshape(-1, column.shape[1])
+            for name, column in self.block.columns.items()
+        }
+        return Block(self.block.layout, columns, len(blocks) * BLOCK_ROWS)
 
     def _blocks(self, lists: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the numbers of the 32-row blocks of some lists, ascending."""
@@ -224,41 +244,6 @@ class IVF(Structure):
         first = self.offsets[lists] // BLOCK_ROWS
         counts = self.offsets[lists + 1] // BLOCK_ROWS - first
         return np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
-
-    def _rank_places(
-        self, scorer: Scorer, blocks: NDArray[np.int64], allowed: Allowed, threads: int
-    ) -> Callable[[int], Found]:
-        assert allowed.bits is not None
-        words = np.zeros(-(-self.block.rows // 64) * 2, "<u4")
-        known = np.zeros(len(words) * 4, np.uint8)
-        known[: len(allowed.bits)] = allowed.bits
-        words[blocks] = known.view("<u4")[blocks]
-        start, stop = (int(blocks[0]) * BLOCK_ROWS, int(blocks[-1] + 1) * BLOCK_ROWS) if len(blocks) else (0, 0)
-
-        def rank(n: int) -> Found:
-            scores, places = kernels.topk(
-                scorer, self.block, n, words.view(np.uint8), threads=threads, start=start, stop=stop
-            )
-            return scores[0], places[0]
-
-        return rank
-
-    def _rank_codes(self, scorer: Scorer, blocks: NDArray[np.int64], allowed: Allowed) -> Callable[[int], Found]:
-        """Rank by the scorer's own formula, for the scores that no kernel has: it would go through every row."""
-        places = (blocks[:, None] * BLOCK_ROWS + np.arange(BLOCK_ROWS)).ravel()
-        real = self.rows[places] != NO_ROW
-        places = places[real]
-        places = places[allowed.rows[self.rows[places]]]
-        parts = [self.block.codes(b * BLOCK_ROWS, (b + 1) * BLOCK_ROWS) for b in blocks.tolist()]
-        codes = np.concatenate([np.empty((0, self.block.layout.code_size), np.uint8), *parts])
-        at = np.searchsorted(blocks, places // BLOCK_ROWS) * BLOCK_ROWS + places % BLOCK_ROWS
-        all_scores = scorer.score(codes[at]) if len(at) else np.empty((1, 0), np.float32)
-
-        def rank(n: int) -> Found:
-            scores, found = topk(all_scores, n)
-            return scores[0], np.where(found[0] >= 0, np.append(places, -1)[found[0]], -1)
-
-        return rank
 
 
 def keys_of(centroids: Floats, radii: Floats, metric: str) -> Floats:
