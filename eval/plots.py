@@ -50,7 +50,16 @@ def _panel(axis: Any, rows: Sequence[Mapping[str, Any]], measure: str, styles: M
         x, y = [row["code_bytes"] for row in mine], [row[measure] for row in mine]
         faint = [0.25 if row["heavy"] else 1.0 for row in mine]
         axis.scatter(
-            x, y, s=34, c=colour, marker=marker, label=family, edgecolors="white", linewidths=0.5, zorder=3, alpha=faint
+            x,
+            y,
+            s=34,
+            c=colour,
+            marker=marker,
+            label=family,
+            edgecolors="white",
+            linewidths=0.5,
+            zorder=3,
+            alpha=faint or None,
         )
     points = [(row["code_bytes"], row[measure]) for row in rows]
     hull = sorted((i for i, row in enumerate(rows) if row["on_frontier"]), key=lambda i: points[i])
