@@ -146,19 +146,11 @@ class Index:
         return self._view.documents()
 
     @overload
-    def search(
-        self, query: str, k: int = 10, where: Where | None = None, *, threads: int | None = None, **stages: Any
-    ) -> list[Hit]: ...
+    def search(self, query: str, k: int = 10, where: Where | None = None, **options: Any) -> list[Hit]: ...
 
     @overload
     def search(
-        self,
-        query: Sequence[str],
-        k: int = 10,
-        where: Where | None = None,
-        *,
-        threads: int | None = None,
-        **stages: Any,
+        self, query: Sequence[str], k: int = 10, where: Where | None = None, **options: Any
     ) -> list[list[Hit]]: ...
 
     def search(
