@@ -220,6 +220,10 @@ class Structure(ABC):
 
     kind: str
 
+    def pays(self, allowed: Allowed, probe: Probe) -> bool:
+        """Tell whether a search is faster than scanning the rows that a narrow filter lets through."""
+        return True
+
     @abstractmethod
     def search(self, prepared: Prepared, k: int, allowed: Allowed, probe: Probe, threads: int | None) -> Found:
         """Return the best rows that it finds for each query.

@@ -165,6 +165,9 @@ class IVF(Structure):
             return np.take_along_axis(best, np.argsort(-closeness, axis=1, kind="stable"), axis=1)
         return np.argsort(-closeness, axis=1, kind="stable")
 
+    def pays(self, allowed: Allowed, probe: Probe) -> bool:
+        return probe.nprobe is not None or self._nprobe(allowed, probe) < self.nlist
+
     def search(self, prepared: Prepared, k: int, allowed: Allowed, probe: Probe, threads: int | None) -> Found:
         n_queries = len(prepared.queries)
         scores = np.full((n_queries, k), -np.inf, np.float32)

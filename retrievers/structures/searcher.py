@@ -68,6 +68,8 @@ class Searcher:
     def search(self, prepared: Prepared, k: int, masks: Masks, probe: Probe, threads: int | None = None) -> Found:
         """Return the best `k` rows of the snapshot; see `ragq.retrievers.scan.scan` for what comes out."""
         allowed = self._allowed(masks)
+        if not self.structure.pays(allowed, probe):
+            return scan(prepared.all, [shard.block for shard in self.snapshot.shards], k, masks, threads)
         if isinstance(self.structure, IVF) and isinstance(prepared.compressor, Refined):
             parts = [self._refined(prepared, prepared.compressor, k, allowed, probe, threads)]
         else:
