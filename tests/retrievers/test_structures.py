@@ -13,6 +13,7 @@ from click.testing import CliRunner
 
 import ragq
 from ragq.cli import cli
+from ragq.compressors.codebooks import kmeans
 from ragq.errors import CorruptIndexError, IncompatibleIndexError, InvalidArgumentError
 from ragq.manifest import MANIFEST, Manifest
 from ragq.retrievers.structures import ivf
@@ -161,12 +162,15 @@ def test_many_lists_are_found_by_a_graph(tmp_path: Path) -> None:
 
 def test_long_lists_are_split() -> None:
     rng = np.random.default_rng(0)
-    x = np.concatenate([rng.normal(0, 0.01, (3000, 4)), rng.normal(5, 3, (1000, 4))]).astype(np.float32)
-    x[:1500] = x[0]  # what is all the same cannot be
-    centroids = ivf.balanced_centroids(x, 16, 0)
-    nearest = ((x[1500:, None] - centroids) ** 2).sum(axis=2).argmin(axis=1)
-    assert len(centroids) >= 16
-    assert np.bincount(nearest).max() <= 2 * ivf.BALANCE * len(x) / 16
+    crowd, few = rng.normal(0, 1, (2000, 4)), np.repeat(rng.normal(0, 100, (7, 4)), 10, axis=0)
+    x = np.concatenate([crowd, few]).astype(np.float32)
+    found = np.concatenate([[crowd.mean(axis=0)], few[::10]]).astype(np.float32)  # one list holds nearly all rows
+    with mock.patch.object(ivf, "kmeans", side_effect=lambda x, k, **rest: found if k == 8 else kmeans(x, k, **rest)):
+        centroids = ivf.balanced_centroids(x, 8, 0)
+    nearest = ((x[:, None] - centroids) ** 2).sum(axis=2).argmin(axis=1)
+    assert np.bincount(nearest).max() <= 3 * len(x) / 8
+    same = np.ones((500, 4), np.float32)  # rows that are all the same cannot be split
+    assert ivf.balanced_centroids(same, 4, 0).tolist() == [[1, 1, 1, 1]]
 
 
 def test_files_are_the_manifests_and_outlive_a_newer_structure_while_they_are_read(index: ragq.Index) -> None:
