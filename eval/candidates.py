@@ -113,9 +113,9 @@ def pick(documents: NDArray[np.float32], budget: int, *, metric: str = "cosine",
 
     Judgements play no part: the choice is `ragq.compressors.suggest` on the sample that indexing draws.
     """
+    from ragq.checks import normalized
     from ragq.compressors.suggest import suggest
     from ragq.pipelines.build import SAMPLE
-    from ragq.pipelines.feeds import normalized
 
     rows = np.sort(np.random.default_rng(seed).choice(len(documents), min(SAMPLE, len(documents)), replace=False))
     sample = np.ascontiguousarray(documents[rows], np.float32)

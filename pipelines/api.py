@@ -5,7 +5,8 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ragq.pipelines.build import SAMPLE, SHARD_ROWS, Recipe, build_index
+from ragq.pipelines.build import SAMPLE, Recipe, build_index
+from ragq.pipelines.fitting import SHARD_ROWS
 from ragq.pipelines.index import Index
 from ragq.pipelines.progress import Progress, silent
 

@@ -19,23 +19,21 @@ from typing import Any
 import numpy as np
 import safetensors.numpy
 
-from ragq.checks import check_int, check_metric
+from ragq.checks import check_int, check_metric, normalized
 from ragq.compressors import Compressor, from_spec
 from ragq.embedders import DEFAULT_MODEL, Embedder, load_embedder
 from ragq.errors import InvalidArgumentError
 from ragq.manifest import MANIFEST, FileEntry, Manifest, read_file, read_shard
-from ragq.pipelines.feeds import Feed, ReadyFeed, TextFeed, normalized
-from ragq.pipelines.fitting import encode, learns, save_compressor
+from ragq.pipelines.feeds import Feed, ReadyFeed, TextFeed
+from ragq.pipelines.fitting import SHARD_ROWS, encode, full_shard, learns, save_compressor
 from ragq.pipelines.progress import Progress, silent
 from ragq.pipelines.readers import open_embeddings, read
 from ragq.pipelines.scratch import Scratch
 from ragq.storage import TEMPORARY, check_local, fsync_folder, storage_errors
 from ragq.transaction import BUILD, Transaction
 
-__all__ = ["SAMPLE", "SHARD_BYTES", "SHARD_ROWS", "BuildReport", "Recipe", "build_index"]
+__all__ = ["SAMPLE", "BuildReport", "Recipe", "build_index"]
 
-SHARD_ROWS = 65_536
-SHARD_BYTES = 24 << 20  # of codes, which a shard's writer holds in memory
 SAMPLE = 32_768
 OWN_NAMES = ("write.lock", "write.owner", BUILD, "shards", "deletes", "structures", "retired")
 
@@ -242,7 +240,7 @@ class Build:
 
     def shard_rows(self, compressor: Compressor, dim: int) -> int:
         """Return the rows of a shard: as asked, but no more than its writer may hold in memory."""
-        return max(1, min(self.recipe.shard_rows, SHARD_BYTES // compressor.code_size_at(dim)))
+        return full_shard(compressor.code_size_at(dim), self.recipe.shard_rows)
 
     def why(self) -> str:
         """Say what was skipped, as the end of a sentence."""

@@ -5,14 +5,19 @@ from __future__ import annotations
 from typing import Any
 
 from ragq.compressors import Compressor
+from ragq.compressors.usage import codebook_use
 from ragq.manifest import FORMAT, MANIFEST, Manifest
 from ragq.snapshot import Snapshot
 from ragq.storage import storage_errors
 
-__all__ = ["describe"]
+__all__ = ["compact_due", "describe"]
+
+DELETED = 0.25  # share of deleted rows from which `compact` is due
+SMALL_SHARDS = 16  # and number of small shards
+LACKING = 0.02  # and share of rows that are scanned beside a structure, which may be a hundred times faster
 
 
-def describe(snapshot: Snapshot, compressor: Compressor, *, compact_due: bool) -> dict[str, Any]:
+def describe(snapshot: Snapshot, compressor: Compressor, shard_rows: int) -> dict[str, Any]:
     """Return JSON values; every size is measured with `stat`."""
     manifest, folder = snapshot.manifest, snapshot.folder
     structure = manifest.structure
@@ -54,7 +59,8 @@ def describe(snapshot: Snapshot, compressor: Compressor, *, compact_due: bool) -
         "bytes": parts,
         "total_bytes": sum(parts.values()),
         "structure": describe_structure(manifest) if structure else None,
-        "compact_due": compact_due,
+        "codebook_use": codebook_use(snapshot.shards[0].block) if snapshot.shards else None,
+        "compact_due": compact_due(manifest, shard_rows),
     }
 
 
@@ -66,3 +72,12 @@ def describe_structure(manifest: Manifest) -> dict[str, Any]:
     total = sum(shard.rows for shard in manifest.shards)
     parameters = {name: value for name, value in structure.parameters.items() if name != "asked"}
     return {"kind": structure.kind} | parameters | {"covered_rows": covered, "scanned_rows": total - covered}
+
+
+def compact_due(manifest: Manifest, shard_rows: int) -> bool:
+    """Tell whether `compact` would pay: many deleted rows, many small shards, or many that the structure lacks."""
+    shards, structure = manifest.shards, manifest.structure
+    rows = sum(shard.rows for shard in shards)
+    small = sum(shard.rows < shard_rows // 2 for shard in shards)
+    lacking = sum(shard.rows for shard in shards if structure and shard.id not in structure.shards)
+    return rows > 0 and (rows - manifest.rows > DELETED * rows or small > SMALL_SHARDS or lacking > LACKING * rows)

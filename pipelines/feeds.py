@@ -25,7 +25,7 @@ from ragq.shards import BATCH_ROWS, DOCS_SCHEMA, docs_batch
 from ragq.storage import durable_write, storage_errors, write_bytes
 from ragq.types import Document, Passage
 
-__all__ = ["Feed", "ReadyFeed", "TextFeed", "check_rows", "normalized"]
+__all__ = ["Feed", "ReadyFeed", "TextFeed", "check_rows"]
 
 Floats = NDArray[np.float32]
 EMBED_ROWS = 1024  # passages handed to the model at once; it sorts them by length, so more means less padding
@@ -73,12 +73,6 @@ def check_rows(x: Floats, passages: Sequence[Passage], dim: int) -> Floats:
         bad = passages[int(np.flatnonzero(~finite)[0])]
         raise InvalidArgumentError(f"The embedding of '{bad.document_id}' holds NaN or infinity.")
     return x
-
-
-def normalized(x: Floats) -> Floats:
-    """Scale rows to unit length; a row of zeros stays."""
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.asarray(x / np.where(norms > 0, norms, 1), np.float32)
 
 
 class TextFeed(Feed):

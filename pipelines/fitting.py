@@ -10,13 +10,22 @@ import safetensors.numpy
 import xxhash
 from numpy.typing import NDArray
 
+from ragq.checks import normalized
 from ragq.compressors import Chain, Compressor, from_spec
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.manifest import MANIFEST, FileEntry, Manifest
-from ragq.pipelines.feeds import normalized
 from ragq.storage import write_bytes
 
-__all__ = ["encode", "learns", "load_compressor", "save_compressor"]
+__all__ = ["SHARD_ROWS", "encode", "full_shard", "learns", "load_compressor", "save_compressor"]
+
+
+SHARD_ROWS = 65_536
+SHARD_BYTES = 24 << 20  # of codes, which a shard's writer holds in memory
+
+
+def full_shard(code_size: int, rows: int | None = None) -> int:
+    """Return the rows of a full shard: `rows` (65,536), but no more than its writer may hold in memory."""
+    return max(1, min(rows or SHARD_ROWS, SHARD_BYTES // code_size))
 
 
 def encode(compressor: Compressor, x: NDArray[np.float32], normalize: bool) -> NDArray[np.uint8]:

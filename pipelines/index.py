@@ -5,7 +5,7 @@ from __future__ import annotations
 import threading
 from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
-from typing import Any, Self, overload
+from typing import TYPE_CHECKING, Any, Self, overload
 
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
@@ -16,12 +16,10 @@ from ragq.embedders import Embedder
 from ragq.errors import InvalidArgumentError
 from ragq.filters import Where, check_where, matching_rows
 from ragq.manifest import Manifest
-from ragq.pipelines.build import SHARD_BYTES, SHARD_ROWS, BuildReport
-from ragq.pipelines.changes import Changes, add_documents, compact_shards
 from ragq.pipelines.documents import check_ids
+from ragq.pipelines.fitting import full_shard
 from ragq.pipelines.models import embedder_of
 from ragq.pipelines.progress import Progress, silent
-from ragq.pipelines.restructure import Structured, renew, restructure
 from ragq.pipelines.search import read_stages
 from ragq.pipelines.view import View, rankings_of
 from ragq.retrievers.structures.base import Probe
@@ -31,11 +29,12 @@ from ragq.storage import check_local
 from ragq.transaction import Transaction
 from ragq.types import Document, Hit, Results
 
-__all__ = ["Index", "open_index"]
+if TYPE_CHECKING:  # what writes is imported when something is written: a search must not wait for it
+    from ragq.pipelines.build import BuildReport
+    from ragq.pipelines.changes import Changes
+    from ragq.pipelines.restructure import Structured
 
-COMPACT_DELETED = 0.25  # share of deleted rows, and number of small shards, from which `compact` is due
-COMPACT_SHARDS = 16
-COMPACT_LACKING = 0.02  # share of rows that are scanned beside a structure, which may be a hundred times faster
+__all__ = ["Index", "open_index"]
 
 
 def open_index(
@@ -298,6 +297,8 @@ class Index:
         Changes
             How many were added, and how many of them replaced older ones.
         """
+        from ragq.pipelines.changes import add_documents
+
         with self._writing() as transaction:
             return add_documents(self, transaction, documents, embeddings, chunk=chunk, progress=progress)
 
@@ -362,6 +363,8 @@ class Index:
         Structured
             What was built, why, and the recall that it reached.
         """
+        from ragq.pipelines.restructure import restructure
+
         with self._writing() as transaction:
             return restructure(
                 self, transaction, kind, nlist=nlist, recall=recall, queries=queries, seed=seed, progress=progress
@@ -377,6 +380,9 @@ class Index:
         bool
             Whether anything was to be done.
         """
+        from ragq.pipelines.changes import compact_shards
+        from ragq.pipelines.restructure import renew
+
         with self._writing() as transaction:
             changed = compact_shards(self, transaction, progress)
             return renew(self, transaction, progress) or changed
@@ -422,26 +428,19 @@ class Index:
         """Return what the index is and what its parts weigh, measured on the disk; JSON values."""
         from ragq.pipelines.describe import describe
 
-        return describe(self._view.snapshot, self.compressor, compact_due=self.compact_due)
+        return describe(self._view.snapshot, self.compressor, self.shard_rows)
 
     @property
     def compact_due(self) -> bool:
         """Whether `compact` would pay: many deleted rows, many small shards, or many that the structure lacks."""
-        shards = self.manifest.shards
-        rows = sum(shard.rows for shard in shards)
-        small = sum(shard.rows < self.shard_rows // 2 for shard in shards)
-        structure = self.manifest.structure
-        lacking = sum(shard.rows for shard in shards if structure and shard.id not in structure.shards)
-        return rows > 0 and (
-            rows - self.manifest.rows > COMPACT_DELETED * rows
-            or small > COMPACT_SHARDS
-            or lacking > COMPACT_LACKING * rows
-        )
+        from ragq.pipelines.describe import compact_due
+
+        return compact_due(self.manifest, self.shard_rows)
 
     @property
     def shard_rows(self) -> int:
         """Rows of a full shard."""
-        return max(1, min(SHARD_ROWS, SHARD_BYTES // self.compressor.code_size))
+        return full_shard(self.compressor.code_size)
 
     def close(self) -> None:
         """Let go of the files."""

@@ -9,10 +9,9 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ragq.checks import check_embeddings, check_int
+from ragq.checks import check_embeddings, check_int, normalized
 from ragq.errors import InvalidArgumentError
 from ragq.manifest import StructureEntry
-from ragq.pipelines.feeds import normalized
 from ragq.pipelines.progress import Progress
 from ragq.retrievers.scan import scan
 from ragq.retrievers.structures.auto import choose

@@ -10,12 +10,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
-from ragq.checks import check_embeddings, check_int
+from ragq.checks import check_embeddings, check_int, normalized
 from ragq.compressors import Compressor
 from ragq.errors import InvalidArgumentError
 from ragq.filters import Where, matching_rows
 from ragq.pipelines.documents import COLUMNS, fetch, join_passages
-from ragq.pipelines.feeds import normalized
 from ragq.pipelines.fitting import load_compressor
 from ragq.retrievers.lexical import Lexical, Ranking
 from ragq.retrievers.scan import scan

@@ -1,4 +1,4 @@
-"""Checks of arguments that several rooms share; each raises `InvalidArgumentError` with what came."""
+"""Checks of arguments that several rooms share; each raises `InvalidArgumentError` with what came. And unit length."""
 
 from __future__ import annotations
 
@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ragq.errors import InvalidArgumentError
 
-__all__ = ["METRICS", "check_bool", "check_embeddings", "check_int", "check_metric"]
+__all__ = ["METRICS", "check_bool", "check_embeddings", "check_int", "check_metric", "normalized"]
 
 METRICS = ("ip", "cosine", "l2")
 
@@ -61,3 +61,9 @@ def check_metric(metric: str) -> str:
     if metric not in METRICS:
         raise InvalidArgumentError(f"'metric' must be one of {', '.join(METRICS)}. Got {metric!r}.")
     return metric
+
+
+def normalized(x: NDArray[np.float32]) -> NDArray[np.float32]:
+    """Scale rows to unit length; a row of zeros stays."""
+    norms = np.linalg.norm(x, axis=1, keepdims=True)
+    return np.asarray(x / np.where(norms > 0, norms, 1), np.float32)

@@ -58,5 +58,5 @@ def expected_files(path: Path) -> set[str]:
 @contextmanager
 def small_shards(rows: int) -> Iterator[None]:
     """Let `Index.add` and `Index.compact` fill shards of a few rows."""
-    with mock.patch("ragq.pipelines.index.SHARD_ROWS", rows):
+    with mock.patch("ragq.pipelines.fitting.SHARD_ROWS", rows):
         yield
