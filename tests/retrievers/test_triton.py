@@ -49,7 +49,7 @@ def test_kernels_compile_for_nvidia_and_amd_without_spilling_registers():
 def test_every_kernel_compiles_for_every_target_and_spills_at_most_a_few_registers():
     rows = compile_report()
     assert len(rows) == 3 * len({row[0] for row in rows}) and {row[1] for row in rows} == {"sm_80", "sm_90", "gfx942"}
-    assert [row for row in rows if int(row[3]) > 32] == []  # bytes
+    assert [row for row in rows if int(row[3]) > 64] == []  # bytes: 16 of a thread's 128 to 255 registers
 
 
 def test_without_a_gpu_the_error_says_what_to_do():
