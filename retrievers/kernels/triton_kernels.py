@@ -22,8 +22,12 @@ for a mask; the query side stays in cache.
 
 from __future__ import annotations
 
-import triton
-import triton.language as tl
+try:
+    import triton
+    import triton.language as tl
+except ImportError:  # the extra `gpu`
+    from ragq.retrievers.kernels import triton_absent as tl
+    from ragq.retrievers.kernels import triton_absent as triton
 
 __all__ = ["FORMS", "VALUES", "maxsim_kernel", "scan_kernel"]
 

@@ -15,7 +15,6 @@ from typing import Any
 import numpy as np
 import torch
 from numpy.typing import NDArray
-from triton.runtime import JITFunction
 
 from ragq.compressors.scorers import LinearScorer
 from ragq.errors import InvalidArgumentError
@@ -53,7 +52,7 @@ def check_device(device: torch.device | str) -> torch.device:
         It is the CPU and the interpreter is off.
     """
     device = torch.device(device)
-    if device.type == "cpu" and isinstance(scan_kernel, JITFunction):  # compiled, not the interpreter's
+    if device.type == "cpu" and type(scan_kernel).__name__ == "JITFunction":  # compiled, not the interpreter's
         raise InvalidArgumentError(
             "The Triton kernels need a GPU that torch sees. Unset RAGQ_KERNEL to scan on the CPU, "
             "or set TRITON_INTERPRET=1 to run them in Triton's interpreter."
