@@ -15,7 +15,7 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragq.eval.exact import normalised
+from ragq.checks import normalized
 
 __all__ = ["Source", "Vectors", "load_source"]
 
@@ -63,7 +63,7 @@ class Vectors:
         blended = turn > 0
         if blended.any():
             second = (first[blended] + turn[blended] * STRIDE) % len(base)
-            vectors[blended] = normalised(vectors[blended] + base[second] / 2)
+            vectors[blended] = normalized(vectors[blended] + base[second] / 2)
         return vectors
 
     @property
@@ -92,11 +92,11 @@ def load_source(n_queries: int, seed: int = 0) -> Source:
     file = (Path(root) if root else Path("../shared")) / "data" / SCALE
     if file.is_file():
         stored = np.load(file, mmap_mode="r")
-        rows = normalised(np.asarray(stored, np.float32))
+        rows = normalized(np.asarray(stored, np.float32))
         return Source("scale", rows[:-SCALE_QUERIES], rows[-SCALE_QUERIES:][:n_queries])
     rng = np.random.default_rng(seed)
     which = rng.integers(0, 2_000, MADE_ROWS + n_queries)
     latent = rng.standard_normal((2_000, 64), np.float32)[which]
     latent += 0.7 * rng.standard_normal((len(which), 64), np.float32)
-    rows = normalised(latent @ rng.standard_normal((64, 384), np.float32))
+    rows = normalized(latent @ rng.standard_normal((64, 384), np.float32))
     return Source("synthetic", rows[:MADE_ROWS], rows[MADE_ROWS:])

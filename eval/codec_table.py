@@ -21,10 +21,11 @@ import click
 import numpy as np
 from numpy.typing import NDArray
 
+from ragq.checks import normalized
 from ragq.compressors import from_spec
 from ragq.errors import InvalidArgumentError, MissingExtraError
 from ragq.eval.datasets import Dataset, read_folder
-from ragq.eval.exact import Exact, normalised
+from ragq.eval.exact import Exact
 from ragq.eval.metrics import evaluate
 from ragq.eval.peers import load, rabitqlib_flat, turbovec_flat, usearch_hamming
 from ragq.select import topk
@@ -85,7 +86,7 @@ class Scale:
     @classmethod
     def read(cls, data: Path, train_rows: int) -> Scale:
         """Read the embeddings and search them exactly."""
-        rows = normalised(np.load(data / "scale" / "minilm-101k.f16.npy").astype(np.float32))
+        rows = normalized(np.load(data / "scale" / "minilm-101k.f16.npy").astype(np.float32))
         documents = np.ascontiguousarray(rows[:-QUERIES])
         exact = Exact.search(documents, np.ascontiguousarray(rows[-QUERIES:]), K, "ip")
         return cls(documents, documents[:train_rows], exact)
@@ -192,8 +193,8 @@ def ndcg_shares(data: Path, specs: list[str]) -> list[dict[str, Any]]:
     for name in ("scifact", "cranfield"):
         folder = data / "beir" / name
         dataset = read_folder(folder)
-        x = normalised(np.load(folder / "corpus.minilm.npy"))
-        q = normalised(np.load(folder / "queries.minilm.npy")[dataset.query_rows])
+        x = normalized(np.load(folder / "corpus.minilm.npy"))
+        q = normalized(np.load(folder / "queries.minilm.npy")[dataset.query_rows])
 
         def ndcg(decoded: Floats, q: Floats = q, dataset: Dataset = dataset) -> float:
             rows = topk(q @ decoded.T, K)[1]

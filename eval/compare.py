@@ -15,8 +15,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ragq.checks import normalized
 from ragq.errors import InvalidArgumentError
-from ragq.eval.exact import normalised
 from ragq.eval.peers import load, ordered
 from ragq.eval.systems import Built, System, rate
 from ragq.storage import storage_errors
@@ -114,14 +114,14 @@ class PeerSystem:
         if metric == "l2":
             raise InvalidArgumentError("The peers are compared by inner product or cosine, not by l2.")
         start = time.perf_counter()
-        x = np.ascontiguousarray(normalised(documents) if metric == "cosine" else documents, np.float32)
+        x = np.ascontiguousarray(normalized(documents) if metric == "cosine" else documents, np.float32)
         with storage_errors(folder, "write"):
             folder.mkdir(parents=True)
         search, code_bytes, encode = LIBRARIES[self.library][0](x, self.codec, folder / "index")
         seconds = time.perf_counter() - start
 
         def rows(queries: Floats, k: int) -> Rows:
-            return search(np.ascontiguousarray(normalised(queries) if metric == "cosine" else queries), k)
+            return search(np.ascontiguousarray(normalized(queries) if metric == "cosine" else queries), k)
 
         speed = len(x) / seconds if encode is None else rate(encode, x)
         size = sum(path.stat().st_size for path in folder.iterdir())

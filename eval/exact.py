@@ -7,21 +7,15 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from ragq.checks import check_metric
+from ragq.checks import check_metric, normalized
 from ragq.eval.metrics import overlap, rank_biased_overlap
 from ragq.select import merge_topk, topk
 
-__all__ = ["Exact", "normalised"]
+__all__ = ["Exact"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 CHUNK_ROWS = 65_536
-
-
-def normalised(x: Floats) -> Floats:
-    """Return rows of unit norm; a zero row stays zero."""
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    return (x / np.where(norms > 0, norms, 1)).astype(np.float32)
 
 
 @dataclass(frozen=True)
@@ -76,7 +70,7 @@ class Exact:
 
 def _scores(queries: Floats, documents: Floats, metric: str) -> Floats:
     if metric == "cosine":
-        return normalised(queries) @ normalised(documents).T
+        return normalized(queries) @ normalized(documents).T
     scores = queries @ documents.T
     if metric == "l2":
         scores = 2 * scores - (queries**2).sum(1)[:, None] - (documents**2).sum(1)[None, :]

@@ -17,10 +17,9 @@ from itertools import combinations
 import numpy as np
 from numpy.typing import NDArray
 
-from ragq.checks import check_int
+from ragq.checks import check_int, normalized
 from ragq.compressors import from_spec
 from ragq.errors import RagqError
-from ragq.eval.exact import normalised
 
 __all__ = ["Capacity", "capacities", "critical_n", "holds"]
 
@@ -84,8 +83,8 @@ def holds(n: int, dim: int, spec: str | None = None, *, seed: int = 0) -> bool:
     if len(pairs) < 2:
         return True
     rng = np.random.default_rng(seed)
-    documents = normalised(rng.normal(size=(n, dim)).astype(np.float32))
-    queries = normalised(documents[pairs].sum(axis=1))
+    documents = normalized(rng.normal(size=(n, dim)).astype(np.float32))
+    queries = normalized(documents[pairs].sum(axis=1))
     sides = Adam(queries.shape), Adam(documents.shape)
     target = np.zeros((len(pairs), n), np.float32)
     np.put_along_axis(target, pairs, 0.5, axis=1)
@@ -102,8 +101,8 @@ def holds(n: int, dim: int, spec: str | None = None, *, seed: int = 0) -> bool:
         weights = np.exp((scores - scores.max(axis=1, keepdims=True)) / TEMPERATURE)
         gradient = (weights / weights.sum(axis=1, keepdims=True) - target).astype(np.float32)
         queries, documents = (
-            normalised(sides[0].step(queries, gradient @ decoded)),
-            normalised(sides[1].step(documents, gradient.T @ queries)),
+            normalized(sides[0].step(queries, gradient @ decoded)),
+            normalized(sides[1].step(documents, gradient.T @ queries)),
         )
     return False
 

@@ -19,8 +19,8 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+from ragq.checks import normalized
 from ragq.errors import missing_extra
-from ragq.eval.exact import normalised
 from ragq.eval.systems import Built, System, rate, spec_systems
 from ragq.select import topk
 from ragq.storage import storage_errors
@@ -156,7 +156,7 @@ class StudySystem:
     def build(self, documents: Floats, folder: Path, *, metric: str, seed: int) -> Built:
         """Fit, reduce and cast; codes and fitted arrays are written to `folder` to be weighed."""
         start = time.perf_counter()
-        x = normalised(documents) if metric == "cosine" else np.asarray(documents, np.float32)
+        x = normalized(documents) if metric == "cosine" else np.asarray(documents, np.float32)
         rows = np.sort(np.random.default_rng(seed).choice(len(x), min(FIT_ROWS, len(x)), replace=False))
         dim = max(1, round(self.share * x.shape[1]))
         reduced = REDUCERS[self.reducer](x[rows], dim, seed)
@@ -170,14 +170,14 @@ class StudySystem:
             for name, array in {**reduced.state, **cast.state}.items():
                 np.save(folder / f"{name}.npy", array)
         size = sum(path.stat().st_size for path in folder.iterdir())
-        compared = normalised(cast.decode(codes))
+        compared = normalized(cast.decode(codes))
 
         def encode(y: Floats) -> Codes:
             return cast.encode(np.asarray(reduced.apply(y), np.float32))
 
         def search(queries: Floats, k: int) -> Rows:
-            y = normalised(queries) if metric == "cosine" else np.asarray(queries, np.float32)
-            return topk(normalised(cast.decode(encode(y))) @ compared.T, k)[1]
+            y = normalized(queries) if metric == "cosine" else np.asarray(queries, np.float32)
+            return topk(normalized(cast.decode(encode(y))) @ compared.T, k)[1]
 
         return Built(codes.shape[1], size, seconds, rate(encode, x, 512), search)
 

@@ -17,6 +17,7 @@ import numpy as np
 import pyarrow as pa
 from numpy.typing import NDArray
 
+from ragq.checks import finite_rows
 from ragq.embedders import Embedder
 from ragq.errors import InvalidArgumentError
 from ragq.pipelines.progress import Progress
@@ -57,11 +58,6 @@ class Feed(ABC):
     @abstractmethod
     def read(self, start: int, stop: int) -> Iterator[tuple[list[Passage], Floats]]:
         """Yield passages `start` to `stop` with their embeddings, in batches."""
-
-
-def finite_rows(x: Floats) -> NDArray[np.bool_]:
-    """Tell which rows hold neither NaN nor infinity; a float64 sum of finite float32 cannot overflow."""
-    return np.asarray(np.isfinite(x.sum(axis=1, dtype=np.float64)))
 
 
 def check_rows(x: Floats, passages: Sequence[Passage], dim: int) -> Floats:

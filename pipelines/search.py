@@ -11,13 +11,13 @@ from typing import Any
 
 import numpy as np
 
-from ragq.checks import check_int
+from ragq.checks import check_int, normalized
 from ragq.errors import InvalidArgumentError
 from ragq.pipelines.documents import fetch
 from ragq.pipelines.view import Masks, View
 from ragq.retrievers.lexical import Ranking, fusion
 from ragq.retrievers.rerank import load_reranker
-from ragq.retrievers.selection import SELECTIONS, neighbours, pagerank, select, unit
+from ragq.retrievers.selection import SELECTIONS, neighbours, pagerank, select
 from ragq.types import passage_text
 
 __all__ = ["Stages", "read_stages"]
@@ -138,7 +138,7 @@ def expanded(view: View, ranking: Ranking, how: str, masks: Masks) -> Ranking:
     _, near = view.scan(seeds, DEGREE + 1, masks)
     fresh = np.setdiff1d(np.unique(near[near >= 0]), rows)
     everything = np.concatenate([rows, fresh])
-    x = unit(view.decode(everything))
+    x = normalized(view.decode(everything))
     low, high = float(scores.min()), float(scores.max())
     relevance = (scores - low) / (high - low) if high > low else np.ones_like(scores)
     similarity = np.maximum(x[len(rows) :] @ x[: len(seeds)].T, 0)

@@ -7,7 +7,7 @@ from numpy.typing import ArrayLike, NDArray
 
 from ragq.errors import InvalidArgumentError
 
-__all__ = ["METRICS", "check_bool", "check_embeddings", "check_int", "check_metric", "normalized"]
+__all__ = ["METRICS", "check_bool", "check_embeddings", "check_int", "check_metric", "finite_rows", "normalized"]
 
 METRICS = ("ip", "cosine", "l2")
 
@@ -33,7 +33,7 @@ def check_embeddings(x: ArrayLike, dim: int | None = None, *, name: str = "x") -
         raise InvalidArgumentError(f"'{name}' must have at least one dimension. Got shape {array.shape}.")
     with np.errstate(over="ignore"):
         floats = np.ascontiguousarray(array, dtype=np.float32)
-    finite = np.isfinite(floats.sum(axis=1, dtype=np.float64))  # a float64 sum of finite float32 cannot overflow
+    finite = finite_rows(floats)
     if not finite.all():
         row = int(np.flatnonzero(~finite)[0])
         raise InvalidArgumentError(f"'{name}' must be finite. Row {row} holds NaN or infinity.")
@@ -67,3 +67,8 @@ def normalized(x: NDArray[np.float32]) -> NDArray[np.float32]:
     """Scale rows to unit length; a row of zeros stays."""
     norms = np.linalg.norm(x, axis=1, keepdims=True)
     return np.asarray(x / np.where(norms > 0, norms, 1), np.float32)
+
+
+def finite_rows(x: NDArray[np.float32]) -> NDArray[np.bool_]:
+    """Tell which rows hold neither NaN nor infinity; a float64 sum of finite float32 cannot overflow."""
+    return np.asarray(np.isfinite(x.sum(axis=1, dtype=np.float64)))

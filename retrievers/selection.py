@@ -12,18 +12,13 @@ from collections.abc import Callable
 import numpy as np
 from numpy.typing import NDArray
 
+from ragq.checks import normalized
 from ragq.errors import InvalidArgumentError
 
 __all__ = ["SELECTIONS", "coverage", "facility_location", "mmr", "neighbours", "pagerank", "select", "unique"]
 
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]
-
-
-def unit(x: Floats) -> Floats:
-    """Scale rows to unit length; a row of zeros stays."""
-    norms = np.linalg.norm(x, axis=1, keepdims=True)
-    return np.asarray(x / np.where(norms > 0, norms, 1), np.float32)
 
 
 def scaled(relevance: Floats) -> Floats:
@@ -126,7 +121,7 @@ def select(name: str, relevance: Floats, x: Floats, k: int) -> Positions:
         raise InvalidArgumentError(f"'select' must be one of {', '.join(SELECTIONS)}. Got {name!r}.")
     if not len(relevance):
         return np.empty(0, np.int64)
-    return SELECTIONS[name](relevance, unit(x), k)
+    return SELECTIONS[name](relevance, normalized(x), k)
 
 
 def neighbours(x: Floats, degree: int = 8) -> Floats:

@@ -9,12 +9,12 @@ import numpy as np
 import pytest
 from click.testing import CliRunner
 
+from ragq.checks import normalized
 from ragq.cli import bench as command
 from ragq.errors import MissingExtraError
 from ragq.eval import bench, bench_data, bench_suites, peers
 from ragq.eval.bench import Bench, Contender
 from ragq.eval.bench_data import Vectors, load_source
-from ragq.eval.exact import normalised
 
 
 @pytest.fixture(autouse=True)
@@ -112,7 +112,7 @@ def test_rows_beyond_the_data_are_unit_blends_and_never_repeat(source):
     assert np.array_equal(base, source.base[:5])
     again = vectors[np.array([2_000, 2_001, 4_000])]
     assert np.allclose(np.linalg.norm(again, axis=1), 1, atol=1e-6)
-    assert np.allclose(again[0], normalised(source.base[:1] + source.base[3:4] / 2)[0], atol=1e-6)
+    assert np.allclose(again[0], normalized(source.base[:1] + source.base[3:4] / 2)[0], atol=1e-6)
     assert np.array_equal(vectors[2_000:2_002], again[:2])
     assert len(np.unique(vectors[:].round(5), axis=0)) == 5_000
     assert sum(len(chunk) for chunk in Vectors(source, 70_000).chunks()) == 70_000

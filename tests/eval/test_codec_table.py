@@ -5,12 +5,13 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
+from ragq.checks import normalized
 from ragq.eval.codec_table import BUDGETS, Row, Scale, contenders, markdown, ours, ragq_answer, size_of
-from ragq.eval.exact import Exact, normalised
+from ragq.eval.exact import Exact
 
 
 def small_scale() -> Scale:
-    x = normalised(np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32))
+    x = normalized(np.random.default_rng(0).normal(size=(400, 16)).astype(np.float32))
     return Scale(x[:350], x[:300], Exact.search(x[:350], x[350:], 10, "ip"))
 
 

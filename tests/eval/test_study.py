@@ -10,9 +10,10 @@ import ml_dtypes
 import numpy as np
 import pytest
 
+from ragq.checks import normalized
 from ragq.errors import InvalidArgumentError, MissingExtraError
 from ragq.eval.compare import peer_systems
-from ragq.eval.exact import Exact, normalised
+from ragq.eval.exact import Exact
 from ragq.eval.run import extra_systems, load_data, run, systems_for
 from ragq.eval.study import CASTS, REDUCERS, Fitted, StudySystem, rag_storage
 from ragq.eval.sweep import sweep
@@ -110,7 +111,7 @@ def test_peers_answer_almost_as_float32_does_at_8_bits_and_are_weighed_on_disk(d
 
 
 def test_rabitqlib_scans_its_one_cluster(tmp_path: Path) -> None:
-    x = normalised(np.random.default_rng(0).normal(size=(600, 64)).astype("f4"))
+    x = normalized(np.random.default_rng(0).normal(size=(600, 64)).astype("f4"))
     (system,) = peer_systems(["rabitqlib:4bit"], 64)
     built = system.build(x, tmp_path / "x", metric="cosine", seed=0)
     exact = Exact.search(x, x[:40] + 0.1, 10)
@@ -139,4 +140,4 @@ def test_peers_and_specs_stand_in_one_report(data: list[Any], tmp_path: Path) ->
 
 
 def test_normalised_keeps_zero_rows() -> None:
-    assert normalised(np.array([[3, 4], [0, 0]], "f4")).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0, 0]]
+    assert normalized(np.array([[3, 4], [0, 0]], "f4")).tolist() == [[pytest.approx(0.6), pytest.approx(0.8)], [0, 0]]

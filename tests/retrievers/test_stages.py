@@ -12,9 +12,10 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ragq
+from ragq.checks import normalized
 from ragq.errors import InvalidArgumentError
 from ragq.retrievers.lexical import distribution_fusion, reciprocal_rank_fusion
-from ragq.retrievers.selection import coverage, facility_location, mmr, neighbours, pagerank, select, unique, unit
+from ragq.retrievers.selection import coverage, facility_location, mmr, neighbours, pagerank, select, unique
 
 WORDS = ["zebra", "orchid", "violin", "glacier", "copper", "lantern", "harbour", "meadow"]
 
@@ -131,14 +132,14 @@ def test_selection_collapses_planted_copies(tmp_path: Path) -> None:
 
 
 def test_mmr_passes_over_a_copy_for_something_a_little_less_relevant() -> None:
-    x = unit(np.asarray([[1, 0, 1], [1, 0, 1], [0, 1, 1]], np.float32))
+    x = normalized(np.asarray([[1, 0, 1], [1, 0, 1], [0, 1, 1]], np.float32))
     assert mmr(np.asarray([1, 1, 0.9], np.float32), x, 2).tolist() == [0, 2]
 
 
 def candidates(seed: int, n: int, dim: int = 6) -> tuple[np.ndarray, np.ndarray]:
     rng = np.random.default_rng(seed)
     x = rng.standard_normal((n, dim)).astype(np.float32)
-    return rng.standard_normal(n).astype(np.float32), unit(np.repeat(x, 2, axis=0)[:n])
+    return rng.standard_normal(n).astype(np.float32), normalized(np.repeat(x, 2, axis=0)[:n])
 
 
 @settings(max_examples=60, deadline=None)
