@@ -3,7 +3,8 @@
 # Debian: apt-get install g++-aarch64-linux-gnu qemu-user
 set -eu
 here=$(cd "$(dirname "$0")" && pwd)
-build=${TMPDIR:-/tmp}/ragq-neon
+build=$(mktemp -d)
+trap 'rm -rf "$build"' EXIT
 cmake -S "$here/native" -B "$build" -DCMAKE_BUILD_TYPE=Release -DCMAKE_SYSTEM_NAME=Linux \
     -DCMAKE_SYSTEM_PROCESSOR=aarch64 -DCMAKE_CXX_COMPILER=aarch64-linux-gnu-g++ \
     -DCMAKE_EXE_LINKER_FLAGS=-static >/dev/null
