@@ -21,7 +21,7 @@ from __future__ import annotations
 
 import json
 import operator as op
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -31,7 +31,7 @@ from numpy.typing import NDArray
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.shards import Shard
 
-__all__ = ["Where", "check_where", "matching_rows"]
+__all__ = ["Where", "check_where", "evaluate_rows", "known_fields", "matching_rows", "no_such_field", "unknown_fields"]
 
 Where = Mapping[str, Any] | Any
 """A filter: a mapping as above, or a `pyarrow.compute.Expression`."""
@@ -40,6 +40,8 @@ OWN_FIELDS = ("id", "title", "text", "source")
 COMPARISONS = ("$eq", "$ne", "$gt", "$gte", "$lt", "$lte")
 OPERATORS = (*COMPARISONS, "$in", "$nin", "$contains", "$exists")
 ROW = "__row__"
+DEEPEST = 64  # filters within filters
+KEPT_FIELDS = 32  # columns that a shard keeps for later filters, the oldest given up first
 MISSING: Any = type("Missing", (), {"__repr__": lambda self: "MISSING"})()
 
 Values = list[Any]
@@ -52,10 +54,12 @@ def is_expression(where: Any) -> bool:
     return isinstance(where, pc.Expression)
 
 
-def check_where(where: Where | None) -> Where | None:
+def check_where(where: Where | None, depth: int = 0) -> Where | None:
     """Return a filter that is well formed; raise `InvalidArgumentError` on an unknown operator or a wrong operand."""
     if where is None or is_expression(where):
         return where
+    if depth > DEEPEST:
+        raise InvalidArgumentError(f"'where' has more than {DEEPEST} filters within filters.")
     if not isinstance(where, Mapping):
         raise InvalidArgumentError(f"'where' must be a mapping or a pyarrow expression. Got {type(where).__name__}.")
     for key, value in where.items():
@@ -65,9 +69,9 @@ def check_where(where: Where | None) -> Where | None:
             if not isinstance(value, (list, tuple)) or not value:
                 raise InvalidArgumentError(f"'{key}' takes a list of filters. Got {value!r}.")
             for part in value:
-                check_where(part)
+                check_where(part, depth + 1)
         elif key == "$not":
-            check_where(value)
+            check_where(value, depth + 1)
         elif key.startswith("$"):
             raise InvalidArgumentError(f"Unknown operator '{key}'; known: $and, $or, $not, {', '.join(OPERATORS)}.")
         elif isinstance(value, Mapping):
@@ -125,13 +129,35 @@ def matching_rows(shards: list[Shard], where: Where) -> list[NDArray[np.bool_]]:
     check_where(where)
     if is_expression(where):
         return evaluate_expression(shards, where)
+    missing = unknown_fields(shards, where)
+    if missing:
+        raise no_such_field(missing[0], known_fields(shards))
+    return evaluate_rows(shards, where)
+
+
+def unknown_fields(shards: Sequence[Shard], where: Mapping[str, Any]) -> list[str]:
+    """Return the fields of a filter that no document of some shards has; of no shards at all, none."""
+    return [
+        name
+        for name in sorted(fields_of(where))
+        if shards and name not in OWN_FIELDS and all(value is MISSING for s in shards for value in column(s, name))
+    ]
+
+
+def known_fields(shards: Sequence[Shard]) -> list[str]:
+    """Return the fields that filters on some shards may speak of."""
+    return sorted(set(OWN_FIELDS).union(*(keys(shard) for shard in shards)))
+
+
+def no_such_field(name: str, known: Sequence[str]) -> InvalidArgumentError:
+    """Return the error for a field that no document has."""
+    return InvalidArgumentError(f"No document has the field '{name}'. Fields: {', '.join(known)}.")
+
+
+def evaluate_rows(shards: Sequence[Shard], where: Mapping[str, Any]) -> list[NDArray[np.bool_]]:
+    """Evaluate a mapping filter that was checked on every row of some shards; a field that is nowhere is absent."""
     names = sorted(fields_of(where))
-    tables = [{name: column(shard, name) for name in names} for shard in shards]
-    for name in names:
-        if shards and all(value is MISSING for table in tables for value in table[name]) and name not in OWN_FIELDS:
-            known = sorted({key for shard in shards for key in keys(shard)} | set(OWN_FIELDS))
-            raise InvalidArgumentError(f"No document has the field '{name}'. Fields: {', '.join(known)}.")
-    return [evaluate(where, table, shard.rows) for shard, table in zip(shards, tables, strict=True)]
+    return [evaluate(where, {name: column(shard, name) for name in names}, shard.rows) for shard in shards]
 
 
 def metadata(shard: Shard) -> Iterable[dict[str, Any]]:
@@ -147,21 +173,32 @@ def metadata(shard: Shard) -> Iterable[dict[str, Any]]:
             yield value
 
 
-def keys(shard: Shard) -> set[str]:
+def keys(shard: Shard) -> frozenset[str]:
     """Return every metadata key of a shard."""
-    return {key for record in metadata(shard) for key in record}
+    if shard.keys is None:
+        shard.keys = frozenset(key for record in metadata(shard) for key in record)
+    return shard.keys
 
 
 def column(shard: Shard, name: str) -> Values:
-    """Return one field of every row, `MISSING` where it is absent or null; kept for the next filter."""
+    """Return one field of every row, `MISSING` where it is absent or null; kept for later filters if that is cheap."""
     cache = shard.fields
-    if name not in cache:
+    if name in cache:
+        return cache[name]
+    if name in keys(shard):
         values = [MISSING if (v := record.get(name)) is None else v for record in metadata(shard)]
-        if name in OWN_FIELDS:  # the rule holds document by document, however they lie in shards
-            own = (v for batch in shard.docs_batches([name]) for v in batch.column(0).to_pylist())
-            values = [mine if v is MISSING else v for v, mine in zip(values, own, strict=True)]
+    else:
+        values = [MISSING] * shard.rows
+    if name in OWN_FIELDS:  # the rule holds document by document, however they lie in shards
+        own = (v for batch in shard.docs_batches([name]) for v in batch.column(0).to_pylist())
+        values = [mine if v is MISSING else v for v, mine in zip(values, own, strict=True)]
+    elif name not in keys(shard):
+        return values  # names that a stranger makes up must not fill the memory
+    if name != "text":  # all texts would be the whole corpus
+        while len(cache) >= KEPT_FIELDS:
+            cache.pop(next(iter(cache)), None)
         cache[name] = values
-    return cache[name]
+    return values
 
 
 def evaluate(where: Mapping[str, Any], table: Mapping[str, Values], rows: int) -> NDArray[np.bool_]:
@@ -225,7 +262,7 @@ def equals(wanted: Any) -> Callable[[Any], bool]:
 
 def evaluate_expression(shards: list[Shard], where: Any) -> list[NDArray[np.bool_]]:
     """Evaluate a pyarrow expression on a table of every field of each shard."""
-    names = sorted({key for shard in shards for key in keys(shard)} | set(OWN_FIELDS))
+    names = known_fields(shards)
     results = []
     for shard in shards:
         columns = {name: [None if v is MISSING else v for v in column(shard, name)] for name in names}

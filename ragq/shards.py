@@ -241,6 +241,7 @@ class Shard:
     def __init__(self, folder: Path, entry: ShardEntry, layout: Layout) -> None:
         self.folder, self.entry, self.layout = folder, entry, layout
         self.fields: dict[str, list[Any]] = {}  # metadata columns that filters have read, see `ragq.filters`
+        self.keys: frozenset[str] | None = None  # and the names of all of them
         self._docs_readers: dict[tuple[str, ...], pa.ipc.RecordBatchFileReader] = {}
         self._docs_lock = threading.Lock()
 
