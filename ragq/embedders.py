@@ -27,6 +27,9 @@ __all__ = [
     "LangChainEmbedder",
     "SentenceTransformerEmbedder",
     "load_embedder",
+    "locate",
+    "no_progress_bar",
+    "not_loaded",
     "same_model",
 ]
 
@@ -287,6 +290,10 @@ def load_embedder(
         return _load_sentence_transformer(str(model), revision, check_int(batch_size, "batch_size", 1), options)
     if hasattr(model, "embed_documents") and hasattr(model, "embed_query"):
         return LangChainEmbedder(model)
+    if type(model).__name__ == "MultiVectorEncoder":
+        raise InvalidArgumentError(
+            "A MultiVectorEncoder gives one vector a token. Build a multi-vector index: multi_vector=True."
+        )
     if hasattr(model, "encode_document") and hasattr(model, "tokenizer"):
         card = getattr(model, "model_card_data", None)
         name = getattr(card, "base_model", None) or "SentenceTransformer"
@@ -305,6 +312,41 @@ def _load_sentence_transformer(
     name: str, revision: str | None, batch_size: int, options: dict[str, Any]
 ) -> SentenceTransformerEmbedder:
     """Load by folder, by the offline package or by the hub's cache, and only then by the network."""
+    name, folder, cached = locate(name, revision)
+    local = folder is not None or cached is not None
+    try:
+        from sentence_transformers import SentenceTransformer
+    except ImportError as error:
+        raise MissingExtraError(f"'sentence-transformers' does not import ({error}). Reinstall ragq.") from error
+    try:
+        with no_progress_bar() if local else nullcontext():
+            model = SentenceTransformer(
+                str(folder or name), revision=None if folder else revision, local_files_only=local, **options
+            )
+    except Exception as error:  # a missing backend is raised as a bare Exception
+        raise not_loaded(name, error) from error
+    folder = folder or cached or locate(name, revision)[2]
+    weights = weights_sha256(folder) if folder else None
+    return SentenceTransformerEmbedder(model, name, revision=revision, batch_size=batch_size, weights=weights)
+
+
+def locate(name: str, revision: str | None = None) -> tuple[str, Path | None, Path | None]:
+    """Find a model on this machine without asking the network.
+
+    Returns
+    -------
+    name : str
+        Its id: the default model's full one for its short one.
+    folder : Path or None
+        The folder that was named, or the default model's in the package of ``ragq[offline]``.
+    cached : Path or None
+        Else its folder in the hub's local cache.
+
+    Raises
+    ------
+    InvalidArgumentError
+        The name is that of a folder, which is not there, or the package was altered.
+    """
     is_default = name in _DEFAULT_NAMES and not Path(name).exists()
     folder = Path(name) if Path(name).is_dir() else None
     if is_default:
@@ -314,26 +356,11 @@ def _load_sentence_transformer(
         raise InvalidArgumentError(
             f"No model folder {name!r}. Name a folder that sentence-transformers saved, or a hub id."
         )
-    cached = None if folder is not None else _cached_folder(name, revision)
-    local = folder is not None or cached is not None
-    try:
-        from sentence_transformers import SentenceTransformer
-    except ImportError as error:
-        raise MissingExtraError(f"'sentence-transformers' does not import ({error}). Reinstall ragq.") from error
-    try:
-        with _no_progress_bar() if local else nullcontext():
-            model = SentenceTransformer(
-                str(folder or name), revision=None if folder else revision, local_files_only=local, **options
-            )
-    except Exception as error:  # a missing backend is raised as a bare Exception
-        raise _not_loaded(name, error) from error
-    folder = folder or cached or _cached_folder(name, revision)
-    weights = weights_sha256(folder) if folder else None
-    return SentenceTransformerEmbedder(model, name, revision=revision, batch_size=batch_size, weights=weights)
+    return name, folder, None if folder is not None else _cached_folder(name, revision)
 
 
 @contextmanager
-def _no_progress_bar() -> Iterator[None]:
+def no_progress_bar() -> Iterator[None]:
     """Keep transformers from drawing "Loading weights" over our output; a download still shows its progress."""
     from transformers.utils import logging
 
@@ -377,7 +404,8 @@ def _cached_folder(name: str, revision: str | None) -> Path | None:
     return None
 
 
-def _not_loaded(name: str, error: Exception) -> InvalidArgumentError:
+def not_loaded(name: str, error: Exception) -> InvalidArgumentError:
+    """Return the error for a model that cannot be loaded, with the ways out."""
     reason = (str(error).strip().splitlines() or [type(error).__name__])[0][:200]
     offline = (
         " HF_HUB_OFFLINE is set." if os.environ.get("HF_HUB_OFFLINE", "").lower() in ("1", "on", "true", "yes") else ""

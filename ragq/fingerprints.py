@@ -12,6 +12,15 @@ __all__ = ["same_model", "weights_sha256"]
 # One form of the weights is enough to identify a model: the first pattern that matches in a folder is taken.
 _PATTERNS = ("model*.safetensors", "pytorch_model*.bin", "onnx/model.onnx", "model.onnx", "openvino/openvino_model.bin")
 
+_SETTINGS = {
+    "prompts": "prompts",
+    "truncate_dim": "truncate_dim",
+    "normalize": "normalisation",
+    "skiplist": "skip-list",
+    "query_length": "query_length",
+    "query_expansion": "query expansion",
+}
+
 
 def weights_sha256(folder: str | Path) -> str | None:
     """Return the SHA-256 (hex) of the weights in a model folder; None when it holds no weights.
@@ -69,15 +78,22 @@ def same_model(a: dict[str, Any], b: dict[str, Any]) -> str | None:
     unknown = ("callable", "embeddings")
     if a.get("kind") in unknown or b.get("kind") in unknown:
         return None
+    tokens = [fingerprint.get("kind") == "multi-vector" for fingerprint in (a, b)]
+    if tokens[0] != tokens[1]:
+        return f"{_named(a)} gives {_kind(tokens[0])} in one, {_named(b)} gives {_kind(tokens[1])} in the other"
     known = a.get("weights_sha256") and b.get("weights_sha256")
     if known and a["weights_sha256"] != b["weights_sha256"]:
         return f"{_named(a)} and {_named(b)} have different weights"
     if not known and a.get("model") != b.get("model"):
         return f"the model is {_named(a)} in one and {_named(b)} in the other"
-    for field, words in (("prompts", "prompts"), ("truncate_dim", "truncate_dim"), ("normalize", "normalisation")):
+    for field, words in _SETTINGS.items():
         if field in a and field in b and a[field] != b[field]:
             return f"{_named(a)} has {words} {a[field]!r} in one and {b[field]!r} in the other"
     return None
+
+
+def _kind(tokens: bool) -> str:
+    return "one vector a token" if tokens else "one vector a text"
 
 
 def _named(fingerprint: dict[str, Any]) -> str:

@@ -201,7 +201,8 @@ class TokenEmbeddings:
         norms = np.sqrt(np.einsum("ij,ij->i", self.values, self.values, dtype=np.float32))
         if np.abs(norms - 1).max(initial=0) < 1e-6:
             return self
-        return self._of(self.values / np.where(norms > 0, norms, np.float32(1))[:, None], self.offsets)
+        values = np.asarray(self.values / np.where(norms > 0, norms, 1)[:, None], np.float32)
+        return self._of(values, self.offsets)
 
 
 @dataclass(frozen=True, eq=False)

@@ -106,7 +106,7 @@ def test_what_cannot_be_is_refused(values: np.ndarray, offsets: list, message: s
 def test_mixed_dimensions_are_refused_and_named(tokens: TokenEmbeddings) -> None:
     with pytest.raises(InvalidArgumentError, match=r"Document 1 must have shape \(tokens, 2\). Got \(1, 3\)"):
         TokenEmbeddings.from_list([np.ones((2, 2)), np.ones((1, 3))])
-    with pytest.raises(InvalidArgumentError, match="one dimension. Got 4, 7"):
+    with pytest.raises(InvalidArgumentError, match=r"one dimension\. Got 4, 7"):
         TokenEmbeddings.concatenate([tokens, TokenEmbeddings.from_list([], dim=7)])
 
 
@@ -128,5 +128,5 @@ def test_codes_are_cut_and_joined_by_document(first: bool) -> None:
         assert np.array_equal(joined.first, stage) and np.array_equal(whole[::-1].first, stage[::-1])
         with pytest.raises(InvalidArgumentError, match="all with a first stage"):
             MultiVectorCodes.concatenate([whole, MultiVectorCodes(codes, [0, 9])])
-        with pytest.raises(InvalidArgumentError, match="one code a document, 4. Got 3"):
+        with pytest.raises(InvalidArgumentError, match=r"one code a document, 4\. Got 3"):
             MultiVectorCodes(codes, whole.offsets, stage[:3])
