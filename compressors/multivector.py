@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ragq.compressors.base import Compressor, Stage
 from ragq.compressors.muvera import MUVERA
+from ragq.compressors.pooling import CARVE, POOL, PRUNE, Pooling
 from ragq.compressors.scorers import Scorer
 from ragq.compressors.spec import from_spec, read_stage, split_stages
 from ragq.compressors.tokens import TokenStage, check_tokens
@@ -29,6 +30,7 @@ from ragq.tokens import MultiVectorCodes, TokenEmbeddings
 __all__ = ["OFFSET_BYTES", "FirstStage", "MultiVectorCompressor"]
 
 OFFSET_BYTES = 8  # where a document's vectors begin, a number a document
+POOLING = (POOL, PRUNE, CARVE)
 State = dict[str, NDArray[Any]]
 
 
@@ -133,7 +135,7 @@ class MultiVectorCompressor:
 
     Parameters
     ----------
-    pooling : list of TokenStage
+    pooling : list of Pooling
         What chooses or merges the vectors of each document, in order.
     token_codec : Compressor
         Of each vector that is left.
@@ -141,9 +143,7 @@ class MultiVectorCompressor:
         What finds candidates; without one every document is scored by MaxSim.
     """
 
-    token_stages: tuple[type[TokenStage], ...] = ()
-
-    def __init__(self, pooling: list[TokenStage], token_codec: Compressor, first: FirstStage | None = None) -> None:
+    def __init__(self, pooling: list[Pooling], token_codec: Compressor, first: FirstStage | None = None) -> None:
         self.pooling = pooling
         self.token_codec = token_codec
         self.first = first
@@ -167,7 +167,8 @@ class MultiVectorCompressor:
         """
         if not isinstance(codec, str) or not codec.strip():
             raise InvalidArgumentError(f"A spec must be text such as 'POOL32,PQ32x8'. Got {codec!r}.")
-        pooling, rest = leading(codec, cls.token_stages)
+        stages, rest = leading(codec, POOLING)
+        pooling = [stage for stage in stages if isinstance(stage, Pooling)]
         first = None if first_stage is None else FirstStage.from_spec(first_stage)
         return cls(pooling, from_spec(rest or "F32"), first)
 
@@ -310,6 +311,8 @@ class MultiVectorCompressor:
         encoder = [] if self.first is None else [self.first.encoder]
         for stage in [*self.pooling, self.token_codec, *encoder]:
             if stage.dim != int(dim[0]):
-                raise CorruptIndexError(f"The state of {self} has {int(dim[0])} dimensions, that of {stage} {stage.dim}.")
+                raise CorruptIndexError(
+                    f"The state of {self} has {int(dim[0])} dimensions, that of {stage} {stage.dim}."
+                )
         self.dim_ = int(dim[0])
         return self

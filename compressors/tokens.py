@@ -1,4 +1,4 @@
-"""What the stages of a multi-vector codec share: config and state as every stage, fitted on runs of token embeddings."""
+"""What the stages of a multi-vector codec share: config and state as any stage, fitted on runs of token embeddings."""
 
 from __future__ import annotations
 

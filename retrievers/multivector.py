@@ -127,8 +127,14 @@ def _with_vectors(block: MultiVectorBlock, mask: Bitset | None) -> Bitset | None
     return np.packbits(live if mask is None else live & unpack_mask(mask, block.rows), bitorder="little")
 
 
-def _maxsim(queries: TokenEmbeddings, values: NDArray[np.float32], offsets: NDArray[np.int64], k: int, threads: int,
-            mask: Bitset | None = None) -> Result:
+def _maxsim(
+    queries: TokenEmbeddings,
+    values: NDArray[np.float32],
+    offsets: NDArray[np.int64],
+    k: int,
+    threads: int,
+    mask: Bitset | None = None,
+) -> Result:
     """Run the kernel over decoded vectors; a query without tokens finds nothing."""
     scores, rows = kernels.maxsim(
         values.view(np.uint8).reshape(len(values), -1),

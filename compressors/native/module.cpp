@@ -6,8 +6,10 @@
 #include "arrays.hpp"
 #include "beam.hpp"
 #include "chain.hpp"
+#include "clusters.hpp"
 #include "encode_pq.hpp"
 #include "kmeans.hpp"
+#include "parallel.hpp"
 #include "tiles.hpp"
 
 static Array<float, 2> seed_centroids(Matrix<float> x, std::size_t k, std::uint64_t seed) {
@@ -95,6 +97,30 @@ static Array<std::uint8_t, 3> extend_beams(Matrix<float> x, Cube<float> codebook
   return extended;
 }
 
+// The cluster of each row of each document: rows offsets[d] .. offsets[d + 1] make counts[d] clusters.
+static Array<std::uint32_t, 1> cluster_runs(Matrix<float> x, Vector<std::int64_t> offsets, Vector<std::int64_t> counts,
+                                            int iterations, int threads) {
+  const std::size_t n = counts.shape(0), dim = x.shape(1);
+  require(offsets.shape(0) == n + 1 && offsets(0) == 0 && offsets(n) == static_cast<std::int64_t>(x.shape(0)),
+          "offsets must run from 0 to the rows of x, one more than counts");
+  for (std::size_t d = 0; d < n; ++d)
+    require(offsets(d) <= offsets(d + 1) && counts(d) >= 1, "offsets must not fall, and every count be at least 1");
+  auto labels = make_array<std::uint32_t, 1>({x.shape(0)});
+  nb::gil_scoped_release release;
+  ragq::parallel_for(n, 1, threads, [&](std::size_t begin, std::size_t end) {
+    for (std::size_t d = begin; d < end; ++d) {
+      const std::size_t first = static_cast<std::size_t>(offsets(d)), rows = static_cast<std::size_t>(offsets(d + 1)) - first;
+      const std::size_t k = static_cast<std::size_t>(counts(d));
+      if (rows == 0) continue;
+      if (iterations > 0)
+        ragq::spherical_kmeans(x.data() + first * dim, rows, dim, k, iterations, labels.data() + first);
+      else
+        ragq::ward(x.data() + first * dim, rows, dim, k, labels.data() + first);
+    }
+  });
+  return labels;
+}
+
 void register_scalar(nb::module_& m);
 
 NB_MODULE(_cpu, m) {
@@ -107,5 +133,7 @@ NB_MODULE(_cpu, m) {
   m.def("encode_chain", &encode_chain, "x"_a, "codebooks"_a, "offsets"_a, "threads"_a);
   m.def("project", &project, "x"_a, "matrix"_a, "threads"_a);
   m.def("extend_beams", &extend_beams, "x"_a, "codebooks"_a, "beams"_a, "wider"_a, "threads"_a);
+  m.def("cluster_runs", &cluster_runs, "x"_a, "offsets"_a, "counts"_a, "iterations"_a, "threads"_a,
+        "Spherical k-means, or Ward's hierarchy with no iterations.");
   register_scalar(m);
 }
