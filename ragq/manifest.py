@@ -17,11 +17,23 @@ import xxhash
 from ragq.checks import METRICS
 from ragq.errors import CorruptIndexError, IncompatibleIndexError
 
-__all__ = ["FORMAT", "MANIFEST", "Deletes", "FileEntry", "Manifest", "ShardEntry", "StructureEntry"]
+__all__ = [
+    "FORMAT",
+    "MANIFEST",
+    "MULTI_VECTOR_FORMAT",
+    "Deletes",
+    "FileEntry",
+    "Manifest",
+    "MultiVectorEntry",
+    "ShardEntry",
+    "StructureEntry",
+    "TokensEntry",
+]
 
 MANIFEST = "manifest.json"
 FORMAT = 1
-READABLE = range(1, 2)  # format versions that this release reads
+MULTI_VECTOR_FORMAT = 2  # of an index with several vectors a passage, which readers of format 1 cannot know
+READABLE = range(1, 3)  # format versions that this release reads
 MAXIMUM_BYTES = 256 << 20
 MAXIMUM_ROWS = 1 << 32
 
@@ -45,6 +57,25 @@ class Deletes:
 
 
 @dataclass(frozen=True)
+class TokensEntry:
+    """What a shard of a multi-vector index has besides: its `codes` hold as many vectors a passage as there are.
+
+    Attributes
+    ----------
+    rows : int
+        Vectors of all passages.
+    offsets : FileEntry
+        Where each passage's vectors begin.
+    first : FileEntry or None
+        Codes of the first stage, one a passage.
+    """
+
+    rows: int
+    offsets: FileEntry
+    first: FileEntry | None = None
+
+
+@dataclass(frozen=True)
 class ShardEntry:
     """One immutable shard: rows are passages."""
 
@@ -55,11 +86,13 @@ class ShardEntry:
     docs: FileEntry
     ids: FileEntry
     deletes: Deletes | None = None
+    tokens: TokensEntry | None = None
 
     @property
     def files(self) -> list[FileEntry]:
         """Every file that the shard needs."""
-        return [self.codes, self.docs, self.ids] + ([self.deletes.file] if self.deletes else [])
+        files = [self.codes, self.docs, self.ids] + ([self.deletes.file] if self.deletes else [])
+        return files if self.tokens is None else files + [f for f in (self.tokens.offsets, self.tokens.first) if f]
 
     @property
     def live_rows(self) -> int:
@@ -97,6 +130,22 @@ class StructureEntry:
 
 
 @dataclass(frozen=True)
+class MultiVectorEntry:
+    """What makes an index a multi-vector one: `Manifest.spec` and `layout` are then those of each vector.
+
+    Attributes
+    ----------
+    first_stage : str or None
+        Spec of the first stage, which finds candidates.
+    first_layout : str or None
+        How its codes lie in the shards.
+    """
+
+    first_stage: str | None = None
+    first_layout: str | None = None
+
+
+@dataclass(frozen=True)
 class Manifest:
     """What an index is at one generation.
 
@@ -123,6 +172,8 @@ class Manifest:
         Grows by one a commit.
     structure : StructureEntry or None
         What searches use instead of scanning every row.
+    multi_vector : MultiVectorEntry or None
+        None for an index of one vector a passage.
     """
 
     spec: str
@@ -137,6 +188,7 @@ class Manifest:
     generation: int = 1
     format: int = FORMAT
     structure: StructureEntry | None = None
+    multi_vector: MultiVectorEntry | None = None
 
     @property
     def files(self) -> list[FileEntry]:
@@ -161,8 +213,10 @@ class Manifest:
     def dump(self) -> bytes:
         """Return the JSON text, checksum included."""
         body = asdict(self)
-        if self.structure is None:
-            del body["structure"]
+        optional = [(body, "structure"), (body, "multi_vector"), *((shard, "tokens") for shard in body["shards"])]
+        for part, name in optional:  # not written where they are None, as by releases that had none of them
+            if part[name] is None:
+                del part[name]
         body["checksum"] = checksum(body)
         return (json.dumps(body, indent=1, ensure_ascii=False) + "\n").encode()
 
@@ -230,6 +284,7 @@ def read_file(body: Any, name: str) -> FileEntry:
 
 def read_shard(body: Any) -> ShardEntry:
     """Read a `ShardEntry` and check that its counts can be."""
+    body = {"tokens": None} | want(body, dict, "shard")
     only(body, ShardEntry, "shard")
     rows, documents = want(body["rows"], int, "rows"), want(body["documents"], int, "documents")
     if not documents <= rows < MAXIMUM_ROWS:
@@ -245,7 +300,35 @@ def read_shard(body: Any) -> ShardEntry:
         if deletes.rows > rows or deletes.documents > documents:
             raise ValueError("more rows are deleted than there are")
     files = {name: read_file(body[name], name) for name in ("codes", "docs", "ids")}
-    return ShardEntry(want(body["id"], str, "id"), rows, documents, deletes=deletes, **files)
+    tokens = None if body["tokens"] is None else read_tokens(body["tokens"])
+    return ShardEntry(want(body["id"], str, "id"), rows, documents, deletes=deletes, tokens=tokens, **files)
+
+
+def read_tokens(body: Any) -> TokensEntry:
+    """Read a `TokensEntry`."""
+    only(body, TokensEntry, "tokens")
+    rows = want(body["rows"], int, "rows")
+    if rows >= MAXIMUM_ROWS:
+        raise ValueError(f"a shard holds {rows} vectors")
+    first = None if body["first"] is None else read_file(body["first"], "first")
+    return TokensEntry(rows, read_file(body["offsets"], "offsets"), first)
+
+
+def read_multi_vector(body: Any, shards: tuple[ShardEntry, ...]) -> MultiVectorEntry | None:
+    """Read a `MultiVectorEntry` and check that the shards have what it says."""
+    entry = None
+    if body is not None:
+        only(body, MultiVectorEntry, "multi_vector")
+        stage, layout = (body[name] and want(body[name], str, name) for name in ("first_stage", "first_layout"))
+        if bool(stage) != bool(layout):
+            raise ValueError("a first stage has no layout")
+        entry = MultiVectorEntry(stage or None, layout or None)
+    for shard in shards:
+        if (shard.tokens is None) != (entry is None):
+            raise ValueError(f"the shard {shard.id} has {'no' if entry else 'several'} vectors a passage")
+        if entry and shard.tokens and (shard.tokens.first is None) != (entry.first_stage is None):
+            raise ValueError(f"the shard {shard.id} does not fit the first stage")
+    return entry
 
 
 def read_structure(body: Any) -> StructureEntry:
@@ -262,7 +345,7 @@ def read_structure(body: Any) -> StructureEntry:
 
 def read_manifest(body: dict[str, Any]) -> Manifest:
     """Read the whole; raise `ValueError` on the first thing that is wrong."""
-    body = {"structure": None} | body  # written only when there is one
+    body = {"structure": None, "multi_vector": None} | body  # written only when there is one
     only(body, Manifest, "manifest")
     if body["metric"] not in METRICS:
         raise ValueError(f"'metric' is {body['metric']!r}")
@@ -286,4 +369,5 @@ def read_manifest(body: dict[str, Any]) -> Manifest:
         generation=want(body["generation"], int, "generation"),
         format=want(body["format"], int, "format"),
         structure=None if body["structure"] is None else read_structure(body["structure"]),
+        multi_vector=read_multi_vector(body["multi_vector"], shards),
     )

@@ -11,6 +11,8 @@
 ``deletes/<id>.<generation>.arrow``
     One uint8 column: the bitset of deleted rows.
 
+A multi-vector index has more of them, see `ragq.token_shards`.
+
 The readers here trust nothing in these files: sizes, types, counts and offsets are checked before use.
 """
 
@@ -32,7 +34,7 @@ from numpy.typing import NDArray
 from ragq.buffers import arrow_indices, numpy_values
 from ragq.errors import CorruptIndexError, InvalidArgumentError, StorageError
 from ragq.layouts import Block, Layout, padded
-from ragq.manifest import Deletes, FileEntry, ShardEntry
+from ragq.manifest import Deletes, FileEntry, ShardEntry, TokensEntry
 from ragq.select import pack_mask, unpack_mask
 from ragq.storage import HashingFile, durable_write, file_digest, inside, storage_errors
 from ragq.types import Passage
@@ -125,7 +127,8 @@ class ShardWriter:
     def __init__(self, folder: Path, shard_id: str, layout: Layout) -> None:
         self.id, self.layout, self.folder = shard_id, layout, folder
         self.rows = 0
-        self._codes: list[NDArray[np.uint8]] = []
+        self.nbytes = 0  # of codes, which are held until the end
+        self._codes: list[Any] = []
         self._ids: list[str] = []
         self._first: list[int] = []
         self._waiting: list[Passage] = []
@@ -142,7 +145,7 @@ class ShardWriter:
     def _path(self, kind: str) -> Path:
         return self.folder / self._name(kind)
 
-    def add(self, passages: Sequence[Passage], codes: NDArray[np.uint8]) -> None:
+    def add(self, passages: Sequence[Passage], codes: Any) -> None:
         """Append passages and their row codes `(n, code_size)`; a document's passages follow each other."""
         for passage in passages:
             if passage.number == 0:
@@ -150,6 +153,7 @@ class ShardWriter:
                 self._first.append(self.rows)
             self.rows += 1
         self._codes.append(codes)
+        self.nbytes += codes.nbytes
         self._waiting.extend(passages)
         while len(self._waiting) >= BATCH_ROWS:
             self._write_docs(self._waiting[:BATCH_ROWS])
@@ -166,12 +170,14 @@ class ShardWriter:
         self._arrow.close()
         self._stack.close()
         docs = entry(self._name("docs"), self._docs)
+        codes_file, tokens = self._write_codes()
+        ids_file = write_batch(self.folder, self._name("ids"), self._ids_batch())
+        return ShardEntry(self.id, self.rows, len(self._ids), codes_file, docs, ids_file, tokens=tokens)
+
+    def _write_codes(self) -> tuple[FileEntry, TokensEntry | None]:
         codes = np.concatenate(self._codes) if self._codes else np.empty((0, self.layout.code_size), np.uint8)
         self._codes.clear()
-        codes_file = write_block(self.folder, self._name("codes"), self.layout, codes)
-        del codes
-        ids_file = write_batch(self.folder, self._name("ids"), self._ids_batch())
-        return ShardEntry(self.id, self.rows, len(self._ids), codes_file, docs, ids_file)
+        return write_block(self.folder, self._name("codes"), self.layout, codes), None
 
     def _ids_batch(self) -> pa.RecordBatch:
         hashes, first = hash_ids(self._ids), np.asarray(self._first, np.uint32)
@@ -254,6 +260,14 @@ class Shard:
     def block(self) -> Block:
         """The codes, memory-mapped."""
         return read_block(self.folder, self.entry.codes, self.layout, self.rows)
+
+    def codes(self, start: int, stop: int) -> Any:
+        """Return the codes of rows `start` to `stop` as `ShardWriter.add` takes them."""
+        return self.block.codes(start, stop)
+
+    def touch(self) -> None:
+        """Open and check everything but the documents."""
+        _ = self.block, self.deleted, self.documents
 
     @cached_property
     def deleted(self) -> NDArray[np.bool_] | None:

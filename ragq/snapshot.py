@@ -16,8 +16,9 @@ from numpy.typing import NDArray
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.layouts import Layout
 from ragq.manifest import MANIFEST, MAXIMUM_BYTES, FileEntry, Manifest
-from ragq.shards import Shard, hash_ids, verify_file
+from ragq.shards import hash_ids, verify_file
 from ragq.storage import file_digest, inside, lease, storage_errors
+from ragq.token_shards import open_shard
 
 __all__ = ["Snapshot"]
 
@@ -55,7 +56,7 @@ class Snapshot:
                 self.layout = Layout.parse(self.manifest.layout)
             except InvalidArgumentError as error:
                 raise CorruptIndexError(f"{path} is damaged: {error}") from None
-            self.shards = [Shard(folder, entry, self.layout) for entry in self.manifest.shards]
+            self.shards = [open_shard(folder, entry, self.manifest) for entry in self.manifest.shards]
             self._close = weakref.finalize(self, self._lease.close)
         except BaseException:
             self._lease.close()
@@ -130,7 +131,7 @@ class Snapshot:
             verify_file(self.folder, file)
         for shard in self.shards:
             shard.verify()
-            _ = shard.block, shard.deleted, shard.documents
+            shard.touch()
             for _batch in shard.docs_batches(["id", "metadata"]):
                 pass
         return sum(file.size for file in self.manifest.files)

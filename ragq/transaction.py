@@ -19,11 +19,11 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragq.errors import RagqError
-from ragq.layouts import Layout
 from ragq.manifest import MANIFEST, Manifest, ShardEntry, read_shard
 from ragq.shards import Shard, ShardWriter, hash_ids, write_deletes
 from ragq.snapshot import Snapshot
 from ragq.storage import TEMPORARY, WriterLock, is_leased, storage_errors, write_bytes
+from ragq.token_shards import new_writer, open_shard
 
 __all__ = ["BUILD", "JOURNAL", "Transaction"]
 
@@ -73,15 +73,10 @@ class Transaction:
                 return snapshot.manifest
         return current
 
-    @property
-    def layout(self) -> Layout:
-        """How the codes of this index lie."""
-        return Layout.parse(self.manifest.layout)
-
     def new_shard(self) -> ShardWriter:
         """Start a shard; hand what its `finish` returns to `add`."""
         self._started += 1
-        return ShardWriter(self.folder, f"{self.generation:08d}-{self._started:05d}", self.layout)
+        return new_writer(self.folder, f"{self.generation:08d}-{self._started:05d}", self.manifest)
 
     def add(self, entry: ShardEntry) -> None:
         """Take a finished shard into the next generation; it supersedes older documents with the same ids."""
@@ -90,7 +85,7 @@ class Transaction:
 
     def shard(self, entry: ShardEntry) -> Shard:
         """Open a shard of this index."""
-        return Shard(self.folder, entry, self.layout)
+        return open_shard(self.folder, entry, self.manifest)
 
     def delete(self, ids: Iterable[str]) -> int:
         """Delete documents that are in the index; return how many were there."""

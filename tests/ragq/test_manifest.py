@@ -41,8 +41,8 @@ def test_no_part_of_it_reads(size: int) -> None:
 
 
 def test_a_newer_format_is_not_called_damaged() -> None:
-    body = json.loads(MANIFEST.dump()) | {"format": 2, "something": "new"}
-    with pytest.raises(IncompatibleIndexError, match=r"has format 2; this ragq reads 1 to 1\. Update ragq"):
+    body = json.loads(MANIFEST.dump()) | {"format": 3, "something": "new"}
+    with pytest.raises(IncompatibleIndexError, match=r"has format 3; this ragq reads 1 to 2\. Update ragq"):
         Manifest.load(PATH, json.dumps(body).encode())
 
 
