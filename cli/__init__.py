@@ -22,6 +22,7 @@ COMMANDS = {
     "structure": ("structure", "structure", "Build lists or a graph, so that a search looks at a part of the rows."),
     "verify": ("verify", "verify", "Compare every file of an index with its checksum."),
     "info": ("info", "info", "Show what an index is and what its parts weigh."),
+    "serve": ("serve", "serve", "Serve an index over HTTP, with a search page."),
     "codecs": ("codecs", "codecs", "List the codecs with their bytes a vector."),
     "eval": ("eval", "eval_command", "Measure retrieval quality per storage budget."),
     "bench": ("bench", "bench", "Time the kernels side by side with other libraries."),
