@@ -17,16 +17,15 @@ from ragq.checks import check_int
 from ragq.compressors.multivector import MultiVectorCompressor
 from ragq.errors import InvalidArgumentError
 from ragq.layouts import Block
-from ragq.retrievers import kernels
+from ragq.retrievers.maxsim import QueryTokens
 from ragq.retrievers.scan import default_threads, scan
 from ragq.select import merge_topk, topk, unpack_mask
-from ragq.tokens import MultiVectorCodes, TokenEmbeddings, run_rows
+from ragq.tokens import MultiVectorCodes, TokenEmbeddings
 
 __all__ = ["MultiVectorBlock", "search"]
 
 Bitset = NDArray[np.uint8]
 Result = tuple[NDArray[np.float32], NDArray[np.int64]]
-SCAN_VECTORS = 1 << 16  # decoded at once when every document is scored
 
 
 @dataclass(frozen=True)
@@ -108,14 +107,14 @@ def search(
     best = topk(np.empty((len(queries), 0), np.float32), k)
     if not len(queries) or not blocks:
         return best
-    vectors = compressor.prepare_queries(queries)
+    tokens = QueryTokens.prepare(compressor.token_codec, compressor.prepare_queries(queries))
     if compressor.first is None:
-        return _score_all(compressor, vectors, blocks, k, masks, threads)
+        return _score_all(tokens, blocks, k, masks, threads)
     first = [block.first for block in blocks if block.first is not None]
     if len(first) != len(blocks):
         raise InvalidArgumentError(f"{compressor} needs first-stage codes in every block. Some blocks have none.")
     _, found = scan(compressor.first.scorer(queries), first, wide, masks, threads)
-    return _score_found(compressor, vectors, blocks, k, found, threads)
+    return _score_found(tokens, blocks, k, found, threads)
 
 
 def _with_vectors(block: MultiVectorBlock, mask: Bitset | None) -> Bitset | None:
@@ -127,88 +126,28 @@ def _with_vectors(block: MultiVectorBlock, mask: Bitset | None) -> Bitset | None
     return np.packbits(live if mask is None else live & unpack_mask(mask, block.rows), bitorder="little")
 
 
-def _maxsim(
-    queries: TokenEmbeddings,
-    values: NDArray[np.float32],
-    offsets: NDArray[np.int64],
-    k: int,
-    threads: int,
-    mask: Bitset | None = None,
-) -> Result:
-    """Run the kernel over decoded vectors; a query without tokens finds nothing."""
-    scores, rows = kernels.maxsim(
-        values.view(np.uint8).reshape(len(values), -1),
-        queries.values,
-        offsets=offsets,
-        query_offsets=queries.offsets,
-        dtype="f4",
-        k=k,
-        rows=len(offsets) - 1,
-        mask=mask,
-        threads=threads,
-    )
-    empty = queries.counts == 0
-    return np.where(empty[:, None], np.float32(-np.inf), scores), np.where(empty[:, None], -1, rows)
-
-
 def _score_all(
-    compressor: MultiVectorCompressor,
-    queries: TokenEmbeddings,
-    blocks: Sequence[MultiVectorBlock],
-    k: int,
-    masks: Sequence[Bitset | None],
-    threads: int,
+    queries: QueryTokens, blocks: Sequence[MultiVectorBlock], k: int, masks: Sequence[Bitset | None], threads: int
 ) -> Result:
-    """Score every document, some thousand vectors at a time."""
-    best, first = topk(np.empty((len(queries), 0), np.float32), k), 0
+    """Score every document."""
+    best, first = topk(np.empty((queries.n_queries, 0), np.float32), k), 0
     for block, mask in zip(blocks, masks, strict=True):
-        start = 0
-        while start < block.rows:
-            stop = int(np.searchsorted(block.offsets, block.offsets[start] + SCAN_VECTORS, "right")) - 1
-            stop = min(max(stop, start + 8) // 8 * 8, block.rows) if stop < block.rows else block.rows
-            part = block.offsets[start : stop + 1]
-            values = compressor.token_codec.decode(block.tokens.codes(int(part[0]), int(part[-1])))
-            bits = None if mask is None else mask[start // 8 : -(-stop // 8)]
-            scores, rows = _maxsim(queries, values, part - part[0], k, threads, bits)
-            best = merge_topk([best, (scores, np.where(rows >= 0, rows + first + start, -1))], k)
-            start = stop
+        scores, rows = queries.all(block.tokens, block.offsets, k, mask, threads)
+        best = merge_topk([best, (scores, np.where(rows >= 0, rows + first, -1))], k)
         first += block.rows
     return best
 
 
 def _score_found(
-    compressor: MultiVectorCompressor,
-    queries: TokenEmbeddings,
-    blocks: Sequence[MultiVectorBlock],
-    k: int,
-    found: NDArray[np.int64],
-    threads: int,
+    queries: QueryTokens, blocks: Sequence[MultiVectorBlock], k: int, found: NDArray[np.int64], threads: int
 ) -> Result:
     """Score each query's candidates, given as document numbers over all blocks, -1 where there are fewer."""
-    scores = np.full((len(queries), k), -np.inf, np.float32)
-    best = np.full((len(queries), k), -1, np.int64)
-    ends = np.cumsum([block.rows for block in blocks])
-    for query, candidates in enumerate(found):
-        documents = np.sort(candidates[candidates >= 0])  # in document order, which settles ties
-        cuts = np.searchsorted(documents, ends)
-        codes, counts, start = [], [], 0
-        for block, end, stop in zip(blocks, ends, cuts, strict=True):
-            rows, offsets = run_rows(block.offsets, documents[start:stop] - (end - block.rows))
-            codes.append(_rows_of(block.tokens, rows))
-            counts.append(np.diff(offsets))
-            start = stop
-        values = compressor.token_codec.decode(np.concatenate(codes))
-        offsets = np.concatenate([[0], np.cumsum(np.concatenate(counts))])
-        scores[query], order = (part[0] for part in _maxsim(queries[query : query + 1], values, offsets, k, threads))
-        best[query, order >= 0] = documents[order[order >= 0]]
-    return scores, best
-
-
-def _rows_of(block: Block, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-    """Return the row codes of some rows, ascending."""
-    if block.layout.kind == "rows":
-        parts = [block.columns["codes"][rows]]
-        parts += [block.columns[f"factor{i}"][rows] for i in range(block.layout.factors)]
-        parts += [block.columns["fine"][rows]] if block.layout.fine else []
-        return np.concatenate(parts, axis=1)
-    return block.codes()[rows]
+    candidates = np.sort(found, axis=1)  # in document order, which settles ties
+    best, first = topk(np.empty((queries.n_queries, 0), np.float32), k), 0
+    for block in blocks:
+        here = np.where((candidates >= first) & (candidates < first + block.rows), candidates - first, -1)
+        if (here >= 0).any():
+            scores, rows = queries.chosen(block.tokens, block.offsets, here, k, threads)
+            best = merge_topk([best, (scores, np.where(rows >= 0, rows + first, -1))], k)
+        first += block.rows
+    return best
