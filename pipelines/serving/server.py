@@ -144,38 +144,39 @@ def serve(
     hosts = None if not is_loopback(host) and not allow_hosts else LOOPBACK | {host, *map(str.lower, allow_hosts)}
     app = make_app(service, token=token, hosts=hosts, reload_seconds=reload_seconds)
     with listening(host, port) as listener:
-        asyncio.run(run(service, app, listener, limits, started))
+        asyncio.run(run(service, make_server(app, limits), listener, started))
 
 
-async def run(
-    service: Service, app: Any, listener: socket.socket, limits: Limits, started: Callable[[str], None]
-) -> None:
-    """Start the replicas, then answer."""
+def make_server(app: Any, limits: Limits) -> Any:
+    """Return a `uvicorn.Server` for an application, with its patience bounded."""
     import uvicorn
 
     from ragq.pipelines.serving.protocol import patient_protocol
 
+    config = uvicorn.Config(
+        app,
+        http=patient_protocol(limits),
+        ws="none",
+        access_log=False,
+        log_config=None,
+        server_header=False,
+        limit_concurrency=limits.connections,
+        timeout_keep_alive=30,
+        timeout_graceful_shutdown=STOP_SECONDS,
+        h11_max_incomplete_event_size=32 << 10,
+    )
+    return uvicorn.Server(config)
+
+
+async def run(service: Service, server: Any, listener: socket.socket, started: Callable[[str], None]) -> None:
+    """Start the replicas, then answer until the server is told to exit."""
     await service.start()
     try:
-        config = uvicorn.Config(
-            app,
-            http=patient_protocol(limits),
-            ws="none",
-            access_log=False,
-            log_config=None,
-            server_header=False,
-            limit_concurrency=limits.connections,
-            timeout_keep_alive=30,
-            timeout_graceful_shutdown=STOP_SECONDS,
-            h11_max_incomplete_event_size=32 << 10,
-        )
-        server = uvicorn.Server(config)
         host, port = listener.getsockname()[:2]
-        watcher = asyncio.create_task(
-            announce(server, started, f"http://{f'[{host}]' if ':' in host else host}:{port}/")
-        )
+        url = f"http://{f'[{host}]' if ':' in host else host}:{port}/"
+        announcing = asyncio.create_task(announce(server, started, url))
         await server.serve(sockets=[listener])
-        watcher.cancel()
+        announcing.cancel()
     finally:
         await service.stop()
 
