@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Any
 
 from ragq.pipelines.build import SAMPLE, Recipe, build_index
+from ragq.pipelines.engines import make_engine
 from ragq.pipelines.fitting import SHARD_ROWS
 from ragq.pipelines.index import Index
 from ragq.pipelines.progress import Progress, silent
@@ -35,6 +36,9 @@ def build(
     lock_timeout: float = 0.0,
     strict: bool = False,
     progress: Progress = silent,
+    engine: str = "local",
+    address: str | None = None,
+    workers: int | None = None,
     **model_options: Any,
 ) -> Index:
     """Build an index; an old one at `out` is replaced, and stays readable until the new one is whole.
@@ -45,7 +49,7 @@ def build(
         A folder of files, a JSONL, CSV, TSV, Parquet or Arrow file, a BEIR folder, or an iterable of str, dict,
         `Document` or LangChain documents; see `ragq.pipelines.readers.read`. Not needed with `embeddings` and `ids`.
     out : str or Path
-        The index folder.
+        The index folder, or ``s3://bucket/path`` or ``gs://bucket/path``.
     model : str, Path, SentenceTransformer, callable, Embeddings or Embedder, optional
         What embeds; by default all-MiniLM-L6-v2. With `embeddings`, the model that made them: queries need it.
     codec : str, optional
@@ -76,6 +80,13 @@ def build(
         Fail on a file that cannot be read, where else it is skipped and counted.
     progress : callable
         ``progress(stage, done, total)``.
+    engine : {'local', 'ray'}
+        Where the work is done: in this process, or by the workers of a Ray cluster (extra ``ray``), which write the
+        same index. They must all reach the source and `out`.
+    address : str, optional
+        Of the Ray cluster; without one, and without ``RAY_ADDRESS``, Ray is started on this machine.
+    workers : int, optional
+        Ray actors; by default one a GPU, or one a processor when there is none.
     **model_options
         ``device``, ``backend``, ``batch_size``, ``truncate_dim``, ``prompts`` …, see `ragq.embedders.load_embedder`.
 
@@ -114,6 +125,7 @@ def build(
         strict=strict,
         progress=progress,
         model_options=model_options,
+        engine=make_engine(engine, address=address, workers=workers),
     )
     index = Index(out, mode="w", model=embedder, lock_timeout=lock_timeout, **({} if embedder else model_options))
     index.report = report

@@ -24,17 +24,21 @@ from ragq.compressors import Compressor, from_spec
 from ragq.embedders import DEFAULT_MODEL, Embedder, load_embedder
 from ragq.errors import InvalidArgumentError
 from ragq.manifest import MANIFEST, FileEntry, Manifest, read_file, read_shard
+from ragq.pipelines.engines import Engine, make_engine
 from ragq.pipelines.feeds import Feed, ReadyFeed, TextFeed
-from ragq.pipelines.fitting import SHARD_ROWS, encode, full_shard, learns, save_compressor
+from ragq.pipelines.fitting import SHARD_ROWS, full_shard, learns, save_compressor
 from ragq.pipelines.progress import Progress, silent
 from ragq.pipelines.readers import open_embeddings, read
 from ragq.pipelines.scratch import Scratch
-from ragq.storage import TEMPORARY, check_local, fsync_folder, storage_errors
+from ragq.pipelines.spool import TABLE, Spool
+from ragq.remote import address, locate
+from ragq.storage import TEMPORARY, fsync_folder, storage_errors
 from ragq.transaction import BUILD, Transaction
 
 __all__ = ["SAMPLE", "BuildReport", "Recipe", "build_index"]
 
 SAMPLE = 32_768
+SAMPLED = "sample.f32"
 OWN_NAMES = ("write.lock", "write.owner", BUILD, "shards", "deletes", "structures", "retired")
 
 
@@ -121,9 +125,10 @@ def build_index(
     strict: bool = False,
     progress: Progress = silent,
     model_options: dict[str, Any] | None = None,
+    engine: Engine | None = None,
 ) -> tuple[BuildReport, Embedder | None]:
     """Build the index at `out`; see `ragq.build` for the arguments."""
-    folder = check_local(out)
+    folder, engine = locate(out), engine or make_engine("local")
     if source is None and embeddings is None:
         raise InvalidArgumentError("There is nothing to index: give a source, or embeddings with ids.")
     if recipe.codec:
@@ -144,18 +149,22 @@ def build_index(
     placeholder = Manifest("", "", 1, recipe.metric, recipe.metric == "cosine", FileEntry("", 0, ""))
     with Transaction(folder, placeholder, timeout=lock_timeout) as transaction:
         if transaction.generation > 1 and not overwrite:
-            raise InvalidArgumentError(f"{folder} is an index already. Add to it, or build with overwrite=True.")
+            raise InvalidArgumentError(
+                f"{address(folder)} is an index already. Add to it, or build with overwrite=True."
+            )
         scratch = Scratch(folder, arguments, transaction.generation, resume)
         try:
             scratch.start()
-            return Build(transaction, scratch, recipe, embedder, source, strict, progress).run(
-                embeddings, ids
-            ), embedder
+            build = Build(transaction, scratch, recipe, embedder, source, strict, progress, engine)
+            build.model, build.model_options = model, model_options or {}
+            return build.run(embeddings, ids), embedder
         except BaseException:  # still under the lock: nobody else's work is here
             scratch.discard_if_empty()
             if fresh and not (folder / MANIFEST).exists() and not scratch.folder.exists():
                 shutil.rmtree(folder, ignore_errors=True)
             raise
+        finally:
+            engine.close()
 
 
 def identity(value: Any) -> Any:
@@ -200,7 +209,12 @@ class Build:
         source: Any,
         strict: bool,
         progress: Progress,
+        engine: Engine,
     ) -> None:
+        self.engine = engine
+        self.model: Any = None  # what the embedder was loaded from, for workers that load it again
+        self.model_options: dict[str, Any] = {}
+        self.ready: tuple[Any, Any, Any, int] | None = None  # what the ready feed was opened from
         self.transaction, self.scratch, self.recipe = transaction, scratch, recipe
         self.embedder, self.source, self.strict, self.progress = embedder, source, strict, progress
         self.normalize = recipe.metric == "cosine"
@@ -250,16 +264,13 @@ class Build:
     def text_feed(self, shard_rows: int) -> Feed:
         """Read and cut the source, unless that is done, and open what came of it."""
         assert self.embedder is not None
-        if not (self.scratch.folder / "passages.json").exists():
-            from ragq.pipelines.chunking import Splitter
-
+        scratch, folder = self.scratch, self.transaction.folder
+        if not (scratch.folder / TABLE).exists():
             reader = read(self.source, strict=self.strict)
             tokens = self.recipe.chunk_tokens if reader.chunked or self.recipe.chunk_tokens else 0
-            splitter = Splitter(self.embedder, tokens, self.recipe.chunk_overlap)
-            documents = (splitter.split(document) for document in reader)
-            TextFeed.spool(self.scratch.folder, documents, shard_rows, self.progress)
-            self.scratch.save(skipped=dict(reader.counts.skipped), notes=reader.notes)
-        return TextFeed(self.scratch.folder, self.embedder)
+            self.engine.spool(self, reader, tokens, shard_rows)
+            scratch.save(skipped=dict(reader.counts.skipped), notes=reader.notes)
+        return TextFeed(Spool.open(folder), self.embedder, scratch.folder / SAMPLED)
 
     def ready_feed(self, embeddings: Any, ids: Any, shard_rows: int) -> Feed:
         """Pair the embeddings with their documents."""
@@ -270,6 +281,7 @@ class Build:
                 "name the model that made them."
             )
         reader = None if self.source is None else read(self.source, aligned=True)
+        self.ready = (embeddings, ids, self.source, shard_rows)
         return ReadyFeed(opened, reader, shard_rows)
 
     def fitted(self, feed: Feed) -> Compressor:
@@ -280,7 +292,7 @@ class Build:
         rows = np.sort(np.random.default_rng(self.recipe.seed).choice(feed.rows, n, replace=False))
         if spec and n and n < from_spec(spec).minimum_rows:
             from_spec(spec).fit(np.zeros((n, feed.dim), np.float32))  # raises the error that says what it needs
-        x = feed.sample(rows, self.progress)
+        x = self.engine.sample(self, feed, rows)
         if "compressor" in body:
             file = read_file(body["compressor"], "compressor")
             state = safetensors.numpy.load((folder / file.name).read_bytes())
@@ -305,13 +317,7 @@ class Build:
         for body in done:
             transaction.add(read_shard(body))
         spans = list(zip([0, *feed.cuts], feed.cuts, strict=False))
-        for start, stop in spans[len(done) :]:
-            with transaction.new_shard() as writer:
-                self.progress("index", start, feed.rows)
-                for passages, x in feed.read(start, stop):
-                    writer.add(passages, encode(compressor, x, self.normalize))
-                    self.progress("index", start + writer.rows, feed.rows)
-                entry = writer.finish()
+        for entry in self.engine.shards(self, feed, compressor, spans[len(done) :], len(done) + 1):
             transaction.add(entry)
             self.scratch.save(shards=[*self.scratch.body["shards"], asdict(entry)])
 

@@ -7,8 +7,8 @@ from typing import Any
 from ragq.compressors import Compressor
 from ragq.compressors.usage import codebook_use
 from ragq.manifest import FORMAT, MANIFEST, Manifest
+from ragq.remote import address, measure
 from ragq.snapshot import Snapshot
-from ragq.storage import storage_errors
 
 __all__ = ["compact_due", "describe"]
 
@@ -18,28 +18,24 @@ LACKING = 0.02  # and share of rows that are scanned beside a structure, which m
 
 
 def describe(snapshot: Snapshot, compressor: Compressor, shard_rows: int) -> dict[str, Any]:
-    """Return JSON values; every size is measured with `stat`."""
+    """Return JSON values; every size is measured on the disk, or in the object store."""
     manifest, folder = snapshot.manifest, snapshot.folder
     structure = manifest.structure
 
-    def measured(names: list[str]) -> int:
-        with storage_errors(folder, "measure the files of"):
-            return sum((folder / name).stat().st_size for name in names)
-
     parts = {
-        "codes": measured([s.codes.name for s in manifest.shards]),
-        "ids": measured([s.ids.name for s in manifest.shards]),
-        "deletes": measured([s.deletes.file.name for s in manifest.shards if s.deletes]),
-        "structure": measured([file.name for file in structure.files.values()] if structure else []),
-        "compressor": measured([manifest.compressor.name]),
-        "manifest": measured([MANIFEST]),
-        "documents": measured([s.docs.name for s in manifest.shards]),
+        "codes": measure(folder, [s.codes.name for s in manifest.shards]),
+        "ids": measure(folder, [s.ids.name for s in manifest.shards]),
+        "deletes": measure(folder, [s.deletes.file.name for s in manifest.shards if s.deletes]),
+        "structure": measure(folder, [file.name for file in structure.files.values()] if structure else []),
+        "compressor": measure(folder, [manifest.compressor.name]),
+        "manifest": measure(folder, [MANIFEST]),
+        "documents": measure(folder, [s.docs.name for s in manifest.shards]),
     }
     without_text = sum(parts.values()) - parts["documents"]
     rows = manifest.rows
     stored = sum(shard.rows for shard in manifest.shards)
     return {
-        "path": str(folder),
+        "path": address(folder),
         "format": FORMAT,
         "generation": manifest.generation,
         "documents": manifest.documents,

@@ -6,15 +6,13 @@ same bytes: a range that starts at a shard is embedded in the same batches wheth
 
 from __future__ import annotations
 
-import json
 import os
 from abc import ABC, abstractmethod
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
 from pathlib import Path
 
 import numpy as np
-import pyarrow as pa
 from numpy.typing import NDArray
 
 from ragq.checks import finite_rows
@@ -22,8 +20,8 @@ from ragq.embedders import Embedder
 from ragq.errors import InvalidArgumentError
 from ragq.pipelines.progress import Progress
 from ragq.pipelines.readers import Embeddings, Reader
-from ragq.shards import BATCH_ROWS, DOCS_SCHEMA, docs_batch
-from ragq.storage import durable_write, storage_errors, write_bytes
+from ragq.pipelines.spool import Spool
+from ragq.storage import storage_errors
 from ragq.types import Document, Passage
 
 __all__ = ["Feed", "ReadyFeed", "TextFeed", "check_rows"]
@@ -79,88 +77,57 @@ class TextFeed(Feed):
 
     Parameters
     ----------
-    scratch : Path
-        Folder for ``passages.arrow``, ``passages.json`` and ``sample.f32``.
+    spool : Spool
+        Where the passages are.
     embedder : Embedder
+    sample_path : Path
+        File for the embeddings of the sample.
     """
 
-    def __init__(self, scratch: Path, embedder: Embedder) -> None:
+    def __init__(self, spool: Spool, embedder: Embedder, sample_path: Path) -> None:
+        self.spool, self.cuts = spool, spool.cuts
         self.embedder, self.dim = embedder, embedder.dim
-        self._sample_path = scratch / "sample.f32"
-        self._sampled: NDArray[np.int64] = np.empty(0, np.int64)
-        self._vectors: Floats = np.empty((0, self.dim), np.float32)
-        with storage_errors(scratch, "read"):
-            self.cuts = json.loads((scratch / "passages.json").read_text())["cuts"]
-            self._spool = pa.ipc.open_file(pa.memory_map(str(scratch / "passages.arrow")))
+        self._sample_path = sample_path
+        self.know(np.empty(0, np.int64), np.empty((0, self.dim), np.float32))
 
-    @staticmethod
-    def spool(scratch: Path, documents: Iterable[list[Passage]], shard_rows: int, progress: Progress) -> None:
-        """Write the passages of documents to the scratch folder.
+    def know(self, rows: NDArray[np.int64], vectors: Floats) -> None:
+        """Take the embeddings of some passages, in ascending order, as known."""
+        self.sampled, self.vectors = rows, vectors
+
+    def sample(
+        self,
+        rows: NDArray[np.int64],
+        progress: Progress,
+        embed: Callable[[list[NDArray[np.int64]]], Iterator[Floats]] | None = None,
+    ) -> Floats:
+        """Return the embeddings of some passages, given in ascending order; kept, so that `read` has them.
 
         Parameters
         ----------
-        documents : iterable of list of Passage
-            The passages of one document each.
-        shard_rows : int
-            A shard ends with the document that fills it.
+        embed : callable, optional
+            Embeds batches of row numbers, in their order, in place of this feed's own embedder.
         """
-        cuts, rows, count = [0], 0, 0
-        waiting: list[Passage] = []
-        options = pa.ipc.IpcWriteOptions(compression="zstd")
-        with (
-            durable_write(scratch / "passages.arrow") as file,
-            pa.ipc.new_file(file, DOCS_SCHEMA, options=options) as arrow,
-        ):
-            for passages in documents:
-                if rows - cuts[-1] >= shard_rows:
-                    cuts.append(rows)
-                waiting.extend(passages)
-                rows += len(passages)
-                count += 1
-                if count % 100 == 0:
-                    progress("read", count, None)
-                while len(waiting) >= BATCH_ROWS:
-                    arrow.write_batch(docs_batch(waiting[:BATCH_ROWS]))
-                    del waiting[:BATCH_ROWS]
-            if waiting:
-                arrow.write_batch(docs_batch(waiting))
-        progress("read", count, count)
-        cuts = [*cuts[1:], rows] if rows else []
-        write_bytes(scratch / "passages.json", json.dumps({"cuts": cuts}).encode())
-
-    def passages(self, rows: NDArray[np.int64]) -> Iterator[Passage]:
-        """Yield passages, given in ascending order, from the scratch file."""
-        for b in np.unique(rows // BATCH_ROWS):
-            wanted = rows[rows // BATCH_ROWS == b] - b * BATCH_ROWS
-            for row in self._spool.get_batch(int(b)).take(pa.array(wanted)).to_pylist():
-                yield Passage(
-                    row["id"],
-                    row["passage"],
-                    row["text"],
-                    row["title"],
-                    json.loads(row["metadata"]),
-                    row["source"],
-                    row["start"],
-                )
-
-    def sample(self, rows: NDArray[np.int64], progress: Progress) -> Floats:
         done = 0
         if self._sample_path.exists():  # an interrupted run: whole batches of it are used again
             done = self._sample_path.stat().st_size // (4 * self.dim * EMBED_ROWS) * EMBED_ROWS
         with storage_errors(self._sample_path, "write"), self._sample_path.open("r+b" if done else "w+b") as file:
             file.truncate(done * 4 * self.dim)
             file.seek(0, 2)
-            for first in range(done, len(rows), EMBED_ROWS):
-                progress("sample", first, len(rows))
-                part = list(self.passages(rows[first : first + EMBED_ROWS]))
-                file.write(self._embed(part).tobytes())
+            batches = [rows[first : first + EMBED_ROWS] for first in range(done, len(rows), EMBED_ROWS)]
+            progress("sample", done, len(rows))
+            for x in (embed or self.embed_batches)(batches):
+                file.write(x.tobytes())
                 file.flush()
                 os.fsync(file.fileno())
-            progress("sample", len(rows), len(rows))
-        self._sampled = rows
+                progress("sample", done := done + len(x), len(rows))
         if len(rows):
-            self._vectors = np.memmap(self._sample_path, np.float32, "r", shape=(len(rows), self.dim))
-        return self._vectors
+            self.know(rows, np.memmap(self._sample_path, np.float32, "r", shape=(len(rows), self.dim)))
+        return self.vectors
+
+    def embed_batches(self, batches: Iterable[NDArray[np.int64]]) -> Iterator[Floats]:
+        """Yield the embeddings of batches of passages, given by their numbers."""
+        for rows in batches:
+            yield self._embed(list(self.spool.passages(rows)))
 
     def _embed(self, passages: list[Passage]) -> Floats:
         return check_rows(self.embedder.encode_documents([p.embedded_text for p in passages]), passages, self.dim)
@@ -168,13 +135,13 @@ class TextFeed(Feed):
     def read(self, start: int, stop: int) -> Iterator[tuple[list[Passage], Floats]]:
         for first in range(start, stop, EMBED_ROWS):
             rows = np.arange(first, min(first + EMBED_ROWS, stop))
-            batch = list(self.passages(rows))
-            at = np.searchsorted(self._sampled, rows)
+            batch = list(self.spool.passages(rows))
+            at = np.searchsorted(self.sampled, rows)
             known = np.zeros(len(batch), bool)
-            inside = at < len(self._sampled)
-            known[inside] = self._sampled[at[inside]] == rows[inside]
+            inside = at < len(self.sampled)
+            known[inside] = self.sampled[at[inside]] == rows[inside]
             x = np.empty((len(batch), self.dim), np.float32)
-            x[known] = self._vectors[at[known]]
+            x[known] = self.vectors[at[known]]
             if not known.all():
                 x[~known] = self._embed([p for p, k in zip(batch, known, strict=True) if not k])
             yield batch, x
@@ -209,6 +176,9 @@ class ReadyFeed(Feed):
         return x
 
     def _passages(self, start: int, count: int) -> list[Passage]:
+        if 0 <= self._position < start:  # pass over what another worker has
+            passed = sum(1 for _ in islice(self._documents, start - self._position))
+            self._position += passed
         if start != self._position:  # else the documents go on where the last batch ended
             self._documents = self._embeddings.documents(start, self._reader and self._reader.documents(start))
         batch = [Passage(d.id, 0, d.text, d.title, d.metadata, d.source) for d in islice(self._documents, count)]

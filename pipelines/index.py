@@ -22,10 +22,10 @@ from ragq.pipelines.models import embedder_of
 from ragq.pipelines.progress import Progress, silent
 from ragq.pipelines.search import read_stages
 from ragq.pipelines.view import View, rankings_of
+from ragq.remote import address, locate, reference
 from ragq.retrievers.structures.base import Probe
 from ragq.retrievers.structures.searcher import take_probe
 from ragq.snapshot import Snapshot
-from ragq.storage import check_local
 from ragq.transaction import Transaction
 from ragq.types import Document, Hit, Results
 
@@ -45,7 +45,7 @@ def open_index(
     Parameters
     ----------
     path : str or Path
-        The index folder.
+        The index folder, or ``s3://bucket/path`` or ``gs://bucket/path``.
     mode : {'r', 'w'}
         ``w`` also allows `Index.add`, `Index.delete` and `Index.compact`.
     model : str, Path, callable, Embeddings or Embedder, optional
@@ -76,7 +76,7 @@ def open_index(
     return Index(path, mode=mode, model=model, lock_timeout=lock_timeout, **model_options)
 
 
-def reopen(path: Path, mode: str, model: Any, lock_timeout: float, model_options: dict[str, Any]) -> Index:
+def reopen(path: str | Path, mode: str, model: Any, lock_timeout: float, model_options: dict[str, Any]) -> Index:
     """Open an index that was pickled."""
     return Index(path, mode=mode, model=model, lock_timeout=lock_timeout, **model_options)
 
@@ -93,7 +93,7 @@ class Index:
     ) -> None:
         if mode not in ("r", "w"):
             raise InvalidArgumentError(f"'mode' must be 'r' or 'w'. Got {mode!r}.")
-        self.path = check_local(path)
+        self.path = locate(path)
         self.mode = mode
         self.lock_timeout = lock_timeout
         self._model, self._model_options = model, model_options
@@ -137,8 +137,8 @@ class Index:
         return self.manifest.documents
 
     def __repr__(self) -> str:
-        manifest = self.manifest
-        return f"Index({str(self.path)!r}: {len(self)} documents, {manifest.spec}, generation {manifest.generation})"
+        manifest, place = self.manifest, address(self.path)
+        return f"Index({place!r}: {len(self)} documents, {manifest.spec}, generation {manifest.generation})"
 
     def __iter__(self) -> Iterator[Document]:
         """Yield the documents in insertion order."""
@@ -448,7 +448,7 @@ class Index:
 
     def __reduce__(self) -> tuple[Any, ...]:
         """Pickle the path and how it was opened; what comes out shows the newest generation."""
-        return reopen, (self.path, self.mode, self._model, self.lock_timeout, self._model_options)
+        return reopen, (reference(self.path), self.mode, self._model, self.lock_timeout, self._model_options)
 
     def __enter__(self) -> Self:
         return self

@@ -80,7 +80,7 @@ def restructure(
             commit(index, transaction, None)
         return Structured("none", reason, {})
     with Snapshot(index.path) as snapshot:
-        builder = Builder(snapshot, index, transaction.generation, seed, progress)
+        builder = Builder(snapshot, index, transaction.prefix, seed, progress)
         described = builder.build(kind, nlist)
         tuned = builder.tune(described, builder.held_out() if given is None else given, recall)
         asked_for = {"asked": {"kind": asked, "nlist": nlist, "recall": recall}}
@@ -117,8 +117,8 @@ def commit(index: Index, transaction: Transaction, described: StructureEntry | N
 class Builder:
     """One structure in the making, over all shards of a snapshot."""
 
-    def __init__(self, snapshot: Snapshot, index: Index, generation: int, seed: int, progress: Progress) -> None:
-        self.snapshot, self.generation, self.seed, self.progress = snapshot, generation, seed, progress
+    def __init__(self, snapshot: Snapshot, index: Index, prefix: str, seed: int, progress: Progress) -> None:
+        self.snapshot, self.prefix, self.seed, self.progress = snapshot, prefix, seed, progress
         self.compressor, self.normalize = index.compressor, snapshot.manifest.normalize
         self.metric = "l2" if snapshot.manifest.metric == "l2" else "ip"
         self.source = Source(snapshot.shards, self.compressor)
@@ -129,7 +129,7 @@ class Builder:
         folder, rows = self.snapshot.folder, self.source.rows
         with storage_errors(folder, "write to"):
             (folder / "structures").mkdir(exist_ok=True)
-        prefix = f"structures/{self.generation:08d}"
+        prefix = f"structures/{self.prefix}"
         if kind == "ivf":
             lists = min(nlist or default_nlist(rows), rows)
             files, parameters = build_ivf(folder, prefix, self.source, self.metric, lists, self.seed, self.progress)

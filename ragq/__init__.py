@@ -13,6 +13,7 @@ from typing import Any as _Any
 
 if _TYPE_CHECKING:
     from ragq.errors import (
+        CommitConflictError,
         CorruptIndexError,
         IncompatibleIndexError,
         IndexLockedError,
@@ -28,6 +29,7 @@ if _TYPE_CHECKING:
 __version__ = "0.1.0"
 
 __all__ = [
+    "CommitConflictError",
     "CorruptIndexError",
     "Document",
     "Hit",

@@ -6,6 +6,7 @@ Every message is one line that names the path or argument, what was expected, wh
 from __future__ import annotations
 
 __all__ = [
+    "CommitConflictError",
     "CorruptIndexError",
     "IncompatibleIndexError",
     "IndexLockedError",
@@ -39,6 +40,10 @@ class IncompatibleIndexError(RagqError):
 
 class IndexLockedError(RagqError):
     """Another writer holds the index; the message names its owner and age."""
+
+
+class CommitConflictError(IndexLockedError):
+    """Another writer committed first to an index in an object store; nothing of this change is in it."""
 
 
 class StorageError(RagqError, OSError):

@@ -35,8 +35,9 @@ from ragq.buffers import arrow_indices, numpy_values
 from ragq.errors import CorruptIndexError, InvalidArgumentError, StorageError
 from ragq.layouts import Block, Layout, padded
 from ragq.manifest import Deletes, FileEntry, ShardEntry, TokensEntry
+from ragq.remote import present
 from ragq.select import pack_mask, unpack_mask
-from ragq.storage import HashingFile, durable_write, file_digest, inside, storage_errors
+from ragq.storage import HashingFile, durable_write, file_digest, storage_errors
 from ragq.types import Passage
 
 __all__ = [
@@ -213,12 +214,14 @@ def docs_batch(passages: Sequence[Passage]) -> pa.RecordBatch:
 
 
 def write_deletes(
-    folder: Path, shard: ShardEntry, generation: int, deleted: NDArray[np.bool_], documents: int
+    folder: Path, shard: ShardEntry, generation: int | str, deleted: NDArray[np.bool_], documents: int
 ) -> Deletes:
     """Write the delete bitset of a shard for a generation.
 
     Parameters
     ----------
+    generation : int or str
+        What tells the file from that of other generations.
     deleted : ndarray of bool, shape (rows,)
         Every row that is deleted, earlier deletes included.
     documents : int
@@ -381,7 +384,7 @@ class Shard:
 
 def checked(folder: Path, file: FileEntry) -> Path:
     """Return the path of a file that is there with the size that the manifest names."""
-    path = inside(folder, file.name)
+    path = present(folder, file)
     try:
         size = path.stat().st_size
     except FileNotFoundError:

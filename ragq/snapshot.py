@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import weakref
 from collections.abc import Iterable, Iterator
 from functools import cached_property
@@ -16,8 +17,9 @@ from numpy.typing import NDArray
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.layouts import Layout
 from ragq.manifest import MANIFEST, MAXIMUM_BYTES, FileEntry, Manifest
+from ragq.remote import address, forget, open_manifest, present
 from ragq.shards import hash_ids, verify_file
-from ragq.storage import file_digest, inside, lease, storage_errors
+from ragq.storage import file_digest, storage_errors
 from ragq.token_shards import open_shard
 
 __all__ = ["Snapshot"]
@@ -32,6 +34,8 @@ class Snapshot:
     ----------
     folder : Path
         The index folder.
+    name : str
+        Of the manifest; an older one, in ``retired/``, can be opened while somebody else holds it.
 
     Raises
     ------
@@ -41,12 +45,12 @@ class Snapshot:
         There is one, but it cannot be read.
     """
 
-    def __init__(self, folder: Path) -> None:
+    def __init__(self, folder: Path, name: str = MANIFEST) -> None:
         self.folder = folder
-        path = folder / MANIFEST
+        path = folder / name
         with storage_errors(path, "read"):
             try:
-                self._lease = lease(path)
+                self._lease = open_manifest(folder, name)
             except (FileNotFoundError, NotADirectoryError):
                 raise InvalidArgumentError(self._absent()) from None
         try:
@@ -62,14 +66,21 @@ class Snapshot:
             self._lease.close()
             raise
 
+    @property
+    def is_newest(self) -> bool:
+        """Whether the manifest on the disk is still the file that this snapshot was made from; costs one `stat`."""
+        try:
+            return os.path.samestat((self.folder / MANIFEST).stat(), os.fstat(self._lease.fileno()))
+        except (OSError, ValueError):  # gone, or closed
+            return False
+
     def _absent(self) -> str:
-        if not self.folder.exists():
-            return f"There is no index at {self.folder}. Make one with: ragq index SOURCE -o {self.folder}"
+        name = address(self.folder)
         if (self.folder / "build").exists():
-            return (
-                f"The index at {self.folder} is not finished. Go on with: ragq index SOURCE -o {self.folder} --resume"
-            )
-        return f"{self.folder} is not an index: it has no {MANIFEST}."
+            return f"The index at {name} is not finished. Go on with: ragq index SOURCE -o {name} --resume"
+        if not self.folder.exists() or name != str(self.folder):
+            return f"There is no index at {name}. Make one with: ragq index SOURCE -o {name}"
+        return f"{name} is not an index: it has no {MANIFEST}."
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
@@ -109,7 +120,7 @@ class Snapshot:
                 raise CorruptIndexError(f"{path} cannot be read: {error}") from None
 
     def _whole(self, file: FileEntry) -> Path:
-        path = inside(self.folder, file.name)
+        path = present(self.folder, file)
         with storage_errors(path, "read"):
             if not path.exists():
                 raise CorruptIndexError(f"{path} is missing.")
@@ -126,6 +137,7 @@ class Snapshot:
         CorruptIndexError
             Names the first file that is missing or altered.
         """
+        forget(self.folder, self.manifest.files)
         self._whole(self.manifest.compressor)
         for file in self.manifest.structure.files.values() if self.manifest.structure else ():
             verify_file(self.folder, file)

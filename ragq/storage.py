@@ -15,7 +15,6 @@ import fcntl
 import io
 import json
 import os
-import re
 import secrets
 import socket
 import sys
@@ -27,7 +26,7 @@ from typing import BinaryIO
 import filelock
 import xxhash
 
-from ragq.errors import CorruptIndexError, IndexLockedError, InvalidArgumentError, StorageError
+from ragq.errors import CorruptIndexError, IndexLockedError, StorageError
 
 __all__ = [
     "TEMPORARY",
@@ -242,11 +241,3 @@ def is_leased(path: Path) -> bool:
             if error.errno not in (errno.ENOLCK, errno.ENOTSUP, errno.ENOSYS):
                 raise
         return False
-
-
-def check_local(path: str | os.PathLike[str]) -> Path:
-    """Return a local path; refuse URLs, which name an object store."""
-    text = os.fspath(path)
-    if re.match(r"[a-z][a-z0-9+.-]+:/", text):  # a Path has one slash where a URL has two
-        raise InvalidArgumentError(f"'{text}' is a URL; this version reads and writes local folders only.")
-    return Path(text)

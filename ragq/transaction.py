@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ragq.errors import RagqError
 from ragq.manifest import MANIFEST, Manifest, ShardEntry, read_shard
+from ragq.remote import sender
 from ragq.shards import Shard, ShardWriter, hash_ids, write_deletes
 from ragq.snapshot import Snapshot
 from ragq.storage import TEMPORARY, WriterLock, is_leased, storage_errors, write_bytes
@@ -50,13 +51,19 @@ class Transaction:
     ------
     IndexLockedError, StorageError
         Another writer has the index, or it cannot be written to.
+
+    Notes
+    -----
+    In an object store other machines' writers are not locked out: see `ragq.remote` for what `commit` does there.
     """
 
     def __init__(self, folder: Path, base: Manifest | None = None, timeout: float = 0) -> None:
         self.folder = folder
         self._lock = WriterLock(folder, timeout)
         try:
-            current = current_manifest(folder)
+            self._sender = sender(folder)  # None for a local folder
+            current = self._sender.manifest if self._sender else current_manifest(folder)
+            self._mark = self._sender.mark if self._sender else ""
             self.generation = (current.generation if current else 0) + 1
             self.manifest = base if base is not None else self._require(current)
             self._new: list[ShardEntry] = []
@@ -73,15 +80,22 @@ class Transaction:
                 return snapshot.manifest
         return current
 
+    @property
+    def prefix(self) -> str:
+        """What the names of new files begin with; those of other generations and writers have another one."""
+        return f"{self.generation:08d}{self._mark}"
+
     def new_shard(self) -> ShardWriter:
         """Start a shard; hand what its `finish` returns to `add`."""
         self._started += 1
-        return new_writer(self.folder, f"{self.generation:08d}-{self._started:05d}", self.manifest)
+        return new_writer(self.folder, f"{self.prefix}-{self._started:05d}", self.manifest)
 
     def add(self, entry: ShardEntry) -> None:
         """Take a finished shard into the next generation; it supersedes older documents with the same ids."""
         self._started = max(self._started, int(entry.id.rpartition("-")[2]))
         self._new.append(entry)
+        if self._sender:
+            self._sender.send(entry.files)
 
     def shard(self, entry: ShardEntry) -> Shard:
         """Open a shard of this index."""
@@ -153,10 +167,14 @@ class Transaction:
         for entry in (*self.manifest.shards, *self._new):
             if entry.id in self._deleted:
                 deleted, documents = self._deleted[entry.id]
-                entry = replace(entry, deletes=write_deletes(self.folder, entry, self.generation, deleted, documents))
+                name = f"{self.generation}{self._mark}"
+                entry = replace(entry, deletes=write_deletes(self.folder, entry, name, deleted, documents))
             if entry.live_rows:
                 shards.append(entry)
         manifest = change(replace(self.manifest, shards=tuple(shards), generation=self.generation))
+        data = manifest.dump()
+        if self._sender:
+            self._sender.commit(manifest, data)
         path = self.folder / MANIFEST
         with storage_errors(path, "write"):
             if path.exists():
@@ -164,7 +182,7 @@ class Transaction:
                 retired = self.folder / RETIRED / f"{self.generation - 1}.json"
                 retired.unlink(missing_ok=True)
                 os.link(path, retired)
-        write_bytes(path, manifest.dump())
+        write_bytes(path, data)
         self.manifest, self._new, self._deleted, self._started = manifest, [], {}, 0
         self.generation += 1
         return replaced, duplicates

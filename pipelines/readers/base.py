@@ -117,11 +117,30 @@ class Reader:
         InvalidArgumentError
             A record is not what it has to be, or the source holds no document at all.
         """
+        yield from self.part(skip)
+        self.check_found()
+
+    def part(self, skip: int = 0) -> Iterator[Document]:
+        """Yield as `documents` does; to find none is no error, since other parts may hold some."""
         self.counts, self.notes = Counts(), []
         for document in self._documents():
             self.counts.read += 1
             if self.counts.read > skip:
                 yield document
+
+    def parts(self) -> list[Reader]:
+        """Return readers of what can be read apart, in order, and reset `counts`; of one part, this reader."""
+        return [self]
+
+    def take_counts(self, counts: Counts, notes: list[str]) -> None:
+        """Add what the reader of a part has counted and noted."""
+        self.counts.read += counts.read
+        self.counts.skipped.update(counts.skipped)
+        for line in notes:
+            self.note(line)
+
+    def check_found(self) -> None:
+        """Raise `InvalidArgumentError` when no document was found."""
         if self.counts.read == 0:
             left_out = ", ".join(f"{n:,} {reason}" for reason, n in self.skipped.most_common())
             raise InvalidArgumentError(f"{self.source} holds no documents. Skipped: {left_out or 'nothing'}.")

@@ -5,18 +5,19 @@ from __future__ import annotations
 import codecs
 import os
 import re
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 
 from ragq.errors import InvalidArgumentError, MissingExtraError, StorageError
 from ragq.pipelines.readers import office
-from ragq.pipelines.readers.base import Options, Reader
+from ragq.pipelines.readers.base import Counts, Options, Reader
 from ragq.pipelines.readers.gitignore import GitIgnore
 from ragq.pipelines.readers.html import html_text
 from ragq.types import Document
 
 __all__ = ["FileReader", "FolderReader"]
 
+_PART = 512  # files that are read by one worker
 _PROBE = 8192  # bytes that are looked at to tell text from binary, as git does
 _WIDE_BOMS = (codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE, codecs.BOM_UTF32_LE, codecs.BOM_UTF32_BE)
 _HTML = frozenset({".html", ".htm", ".xhtml"})
@@ -91,6 +92,20 @@ class FileReader(Reader):
         return None
 
 
+class FilesReader(FileReader):
+    """Some files of a folder, given with their ids."""
+
+    def __init__(self, root: Path, files: Sequence[tuple[Path, str]], options: Options) -> None:
+        super().__init__(root, options)
+        self.files = files
+
+    def _documents(self) -> Iterator[Document]:
+        for path, relative in self.files:
+            document = self._read(path, relative)
+            if document is not None:
+                yield document
+
+
 class FolderReader(FileReader):
     """All text files below a folder, in the order of their path parts; an id is the path relative to the folder.
 
@@ -110,6 +125,11 @@ class FolderReader(FileReader):
         if self._total is None:
             self._total = sum(1 for _ in FolderReader(self.root, self.options)._walk())
         return self._total
+
+    def parts(self) -> list[Reader]:
+        self.counts, self.notes = Counts(), []
+        files = list(self._walk())
+        return [FilesReader(self.root, files[i : i + _PART], self.options) for i in range(0, len(files), _PART)]
 
     def _documents(self) -> Iterator[Document]:
         for path, relative in self._walk():

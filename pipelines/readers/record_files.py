@@ -7,7 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from ragq.pipelines.readers import arrow, delimited, jsonl
-from ragq.pipelines.readers.base import Options, Reader
+from ragq.pipelines.readers.base import Counts, Options, Reader
 from ragq.types import Document
 
 __all__ = ["RecordFilesReader", "beir_corpus", "record_kind"]
@@ -59,6 +59,10 @@ class RecordFilesReader(Reader):
         """Number of records: exact for Parquet and Arrow, lines for text, an estimate for large text files."""
         counts = [_ESTIMATES[record_kind(file) or "jsonl"](file) for file in self.files]
         return None if None in counts else sum(n for n in counts if n is not None)
+
+    def parts(self) -> list[Reader]:
+        self.counts, self.notes = Counts(), []
+        return [RecordFilesReader(self.kind, self.source, [file], self.options) for file in self.files]
 
     def _documents(self) -> Iterator[Document]:
         for file in self.files:

@@ -9,8 +9,8 @@ from pathlib import Path
 import pytest
 import xxhash
 
-from ragq.errors import CorruptIndexError, IndexLockedError, InvalidArgumentError, StorageError
-from ragq.storage import WriterLock, check_local, durable_write, file_digest, inside, is_leased, lease, write_bytes
+from ragq.errors import CorruptIndexError, IndexLockedError, StorageError
+from ragq.storage import WriterLock, durable_write, file_digest, inside, is_leased, lease, write_bytes
 
 
 def test_a_durable_write_counts_and_hashes(tmp_path: Path) -> None:
@@ -91,9 +91,3 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     for name in ("shards/a", "file"):
         with pytest.raises(CorruptIndexError, match="is a link"):
             inside(tmp_path / "index", name)
-
-
-@pytest.mark.parametrize("url", ["s3://bucket/x", Path("gs://bucket/x")])
-def test_urls_are_refused(url: str) -> None:
-    with pytest.raises(InvalidArgumentError, match="is a URL"):
-        check_local(url)

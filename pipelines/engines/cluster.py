@@ -1,0 +1,150 @@
+"""A Ray cluster: the one that is there, or a small one on this machine that nobody else can reach."""
+
+from __future__ import annotations
+
+import logging
+import os
+from collections.abc import Iterator, Sequence
+from typing import Any
+
+from ragq.errors import RagqError, StorageError, missing_extra
+
+__all__ = ["Cluster"]
+
+STORE_BYTES = 256 << 20  # Ray's shared memory on one machine: what passes through it is small
+RETRIES = 4  # of an item whose worker died; an item that kills its workers is given up
+
+
+class Cluster:
+    """A connection to Ray, closed by `close` if it was opened here.
+
+    Parameters
+    ----------
+    address : str, optional
+        Of a running cluster, as `ray.init` takes it; ``RAY_ADDRESS`` in the environment by default. Without one, Ray is
+        started here: without telemetry and dashboard, bound to the loopback interface.
+
+    Raises
+    ------
+    MissingExtraError
+        Ray is not installed.
+    StorageError
+        There is no cluster at `address`.
+    """
+
+    def __init__(self, address: str | None = None) -> None:
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        try:
+            import ray
+            import ray.data
+        except ImportError:
+            raise missing_extra("ray", "ray") from None
+        self._ray = ray
+        self._opened = not ray.is_initialized()
+        address = address or os.environ.get("RAY_ADDRESS")
+        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+        if self._opened and address:
+            try:
+                ray.init(address=address, **quiet)
+            except (ConnectionError, RuntimeError, ValueError) as error:
+                raise StorageError(f"There is no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+        elif self._opened:
+            ray.init(
+                address="local",
+                num_cpus=max(2, len(os.sched_getaffinity(0))),
+                include_dashboard=False,
+                object_store_memory=STORE_BYTES,
+                _node_ip_address="127.0.0.1",
+                **quiet,
+            )
+        context = ray.data.DataContext.get_current()
+        context.enable_progress_bars = False
+        context.print_on_execution_start = False
+        logging.getLogger("ray.data").setLevel(logging.ERROR)
+
+    @property
+    def workers(self) -> int:
+        """How many workers the cluster has room for: one a GPU, or one a processor when there is none."""
+        resources = self._ray.cluster_resources()
+        return max(1, int(resources.get("GPU", 0)) or int(resources.get("CPU", 1)))
+
+    @property
+    def has_gpus(self) -> bool:
+        """Whether workers get a GPU each."""
+        return self._ray.cluster_resources().get("GPU", 0) >= 1
+
+    def share(self, value: Any) -> Any:
+        """Put a value where all workers can reach it, and return the reference that they get it by."""
+        return self._ray.put(value)
+
+    def counter(self) -> Any:
+        """Start an actor that is told how far workers are."""
+        return self._ray.remote(num_cpus=0, max_restarts=-1)(Counter).remote()
+
+    def read_counter(self, counter: Any) -> int:
+        """Return the sum over all items; 0 when the counter does not answer."""
+        try:
+            return int(self._ray.get(counter.total.remote(), timeout=5))
+        except self._ray.exceptions.RayError:
+            return 0
+
+    def map(self, actor: type, arguments: Sequence[Any], count: int, workers: int) -> Iterator[tuple[int, bytes]]:
+        """Do numbered items by a pool of actors, with Ray Data; yield (number, result) as they are done.
+
+        Parameters
+        ----------
+        actor : type
+            ``actor(*arguments)`` is made in each worker, and called with ``{"number"}`` for ``{"number", "result"}``.
+        count : int
+            Of items.
+        workers : int
+            At most.
+        """
+        ray = self._ray
+        rows = [{"number": number} for number in range(count)]
+        data = ray.data.from_items(rows, override_num_blocks=count).map(
+            actor,
+            fn_constructor_args=list(arguments),
+            concurrency=max(1, min(workers, count)),
+            num_cpus=1,
+            num_gpus=1 if self.has_gpus else None,
+            max_restarts=-1,
+            max_task_retries=RETRIES,
+        )
+        try:
+            for row in data.iter_rows():
+                yield int(row["number"]), row["result"]
+        except ray.exceptions.RayError as error:
+            raise cause_of(error) from error
+
+    def close(self) -> None:
+        """Disconnect, and stop Ray when it was started here."""
+        if self._opened and self._ray.is_initialized():
+            self._ray.shutdown()
+
+
+class Counter:
+    """How many rows of each item are done; an item that is done again counts once."""
+
+    def __init__(self) -> None:
+        self.rows: dict[int, int] = {}
+
+    def tell(self, number: int, rows: int) -> None:
+        """Take the rows of an item."""
+        self.rows[number] = rows
+
+    def total(self) -> int:
+        """Return the rows of all items."""
+        return sum(self.rows.values())
+
+
+def cause_of(error: BaseException) -> BaseException:
+    """Return the error of ragq that a worker raised, or one that says what became of it."""
+    seen: BaseException | None = error
+    while seen is not None:
+        if isinstance(seen, RagqError):
+            return type(seen)(str(seen).split("\n")[-1]) if "\n" in str(seen) else seen
+        inner: Any = getattr(seen, "cause", None)
+        seen = inner if isinstance(inner, BaseException) else seen.__cause__
+    return StorageError(f"A worker failed: {str(error).strip().splitlines()[-1]}. Go on with --resume.")
