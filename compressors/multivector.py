@@ -19,6 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragq.compressors.base import Compressor, Stage
+from ragq.compressors.centroids import CENTROIDS
 from ragq.compressors.muvera import MUVERA
 from ragq.compressors.pooling import CARVE, POOL, PRUNE, Pooling
 from ragq.compressors.scorers import Scorer
@@ -27,7 +28,7 @@ from ragq.compressors.tokens import TokenStage, check_tokens
 from ragq.errors import CorruptIndexError, InvalidArgumentError, NotFittedError
 from ragq.tokens import MultiVectorCodes, TokenEmbeddings
 
-__all__ = ["OFFSET_BYTES", "FirstStage", "MultiVectorCompressor"]
+__all__ = ["OFFSET_BYTES", "EncodedFirst", "FirstStage", "MultiVectorCompressor"]
 
 OFFSET_BYTES = 8  # where a document's vectors begin, a number a document
 POOLING = (POOL, PRUNE, CARVE)
@@ -66,8 +67,8 @@ def split_state(state: State, names: Sequence[str], owner: object) -> dict[str, 
     return parts
 
 
-class FirstStage:
-    """A fixed-size encoding of documents that finds candidates: MUVERA, and a codec for its vectors.
+class EncodedFirst:
+    """A first stage of fixed-dimensional encodings and a codec of single vectors for them.
 
     Attributes
     ----------
@@ -80,20 +81,10 @@ class FirstStage:
         self.encoder = encoder
         self.codec = codec
 
-    @classmethod
-    def from_spec(cls, text: str) -> Self:
-        """Read ``MUVERA(...),<codec>``; MUVERA alone keeps float32."""
-        stages, rest = leading(text, [MUVERA])
-        if len(stages) != 1 or not isinstance(stages[0], MUVERA):
-            raise InvalidArgumentError(
-                f"Bad first stage {text!r}: it must begin with MUVERA, as 'MUVERA(20,4,8),PQ256x8' does."
-            )
-        return cls(stages[0], from_spec(rest or "F32"))
-
     def __str__(self) -> str:
         return f"{self.encoder},{self.codec}"
 
-    def fit(self, tokens: TokenEmbeddings, queries: TokenEmbeddings | None, seed: int) -> Self:
+    def fit(self, tokens: TokenEmbeddings, *, queries: TokenEmbeddings | None = None, seed: int = 0) -> Self:
         """Draw the encoder and fit the codec on the encodings of a sample."""
         self.encoder.fit(tokens, queries=queries, seed=seed)
         known = None if queries is None else self.encoder.encode_queries(queries)
@@ -128,6 +119,23 @@ class FirstStage:
                 f"{self.codec.dim}."
             )
         return self
+
+
+FirstStage = EncodedFirst | CENTROIDS
+"""What finds candidates: a fixed-size code a document, and a scorer for it."""
+
+
+def first_from_spec(text: str) -> FirstStage:
+    """Read ``MUVERA(...),<codec>``, where MUVERA alone keeps float32, or ``CENTROIDS<n>``."""
+    stages, rest = leading(text, [MUVERA, CENTROIDS])
+    if len(stages) == 1:
+        if isinstance(stages[0], MUVERA):
+            return EncodedFirst(stages[0], from_spec(rest or "F32"))
+        if isinstance(stages[0], CENTROIDS) and not rest:
+            return stages[0]
+    raise InvalidArgumentError(
+        f"Bad first stage {text!r}: it must be MUVERA and a codec, as in 'MUVERA(20,4,8),PQ256x8', or 'CENTROIDS1024'."
+    )
 
 
 class MultiVectorCompressor:
@@ -169,7 +177,7 @@ class MultiVectorCompressor:
             raise InvalidArgumentError(f"A spec must be text such as 'POOL32,PQ32x8'. Got {codec!r}.")
         stages, rest = leading(codec, POOLING)
         pooling = [stage for stage in stages if isinstance(stage, Pooling)]
-        first = None if first_stage is None else FirstStage.from_spec(first_stage)
+        first = None if first_stage is None else first_from_spec(first_stage)
         return cls(pooling, from_spec(rest or "F32"), first)
 
     @property
@@ -183,9 +191,9 @@ class MultiVectorCompressor:
         return None if self.first is None else str(self.first)
 
     @property
-    def first_codec(self) -> Compressor | None:
-        """The codec whose codes a shard stores for the first stage."""
-        return None if self.first is None else self.first.codec
+    def first_codec(self) -> Compressor | CENTROIDS | None:
+        """What has the layout and the size of the first-stage codes that a shard stores."""
+        return self.first.codec if isinstance(self.first, EncodedFirst) else self.first
 
     def __str__(self) -> str:
         return self.codec if self.first is None else f"{self.codec} after {self.first}"
@@ -208,7 +216,7 @@ class MultiVectorCompressor:
     @property
     def first_code_size(self) -> int:
         """Bytes of a document's first-stage code, 0 without a first stage."""
-        return 0 if self.first is None else self.first.codec.code_size
+        return 0 if self.first_codec is None else self.first_codec.code_size
 
     def bytes_per_document(self, codes: MultiVectorCodes) -> float:
         """Return what a document adds on average: its vectors, its first-stage code and an offset, in bytes."""
@@ -239,13 +247,13 @@ class MultiVectorCompressor:
         if queries is not None:
             check_tokens(queries, tokens.dim, name="queries")
         self.dim_ = None
-        kept = tokens
+        kept, known = tokens, queries
         for stage in self.pooling:
             kept = stage.fit(kept, queries=queries, seed=seed).apply(kept)
             queries = None if queries is None else stage.apply_queries(queries)
         self.token_codec.fit(kept.values, queries=None if queries is None else queries.values, seed=seed)
         if self.first is not None:
-            self.first.fit(tokens, queries, seed)
+            self.first.fit(tokens, queries=known, seed=seed)
         self.dim_ = tokens.dim
         return self
 
@@ -308,8 +316,8 @@ class MultiVectorCompressor:
         parts = split_state(arrays, list(self._parts), self)
         for name, owner in self._parts.items():
             owner.load_state(parts[name])
-        encoder = [] if self.first is None else [self.first.encoder]
-        for stage in [*self.pooling, self.token_codec, *encoder]:
+        first = self.first.encoder if isinstance(self.first, EncodedFirst) else self.first
+        for stage in [*self.pooling, self.token_codec, *([] if first is None else [first])]:
             if stage.dim != int(dim[0]):
                 raise CorruptIndexError(
                     f"The state of {self} has {int(dim[0])} dimensions, that of {stage} {stage.dim}."

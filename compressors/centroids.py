@@ -1,0 +1,131 @@
+"""Centroids of all tokens as a first stage: which of them a document's tokens are nearest to, a bit each.
+
+The tokens of a sample make `n` centroids. A document's code is the set of centroids that its tokens are nearest to, as
+bits; how often is left out, since MaxSim takes a maximum. A query token looks up its `nprobe` nearest centroids, and
+with ``T[t, c] = <t, c>`` a document scores
+
+    sum over tokens t of max( T[t, c] over the probed c that the document holds, floor_t )
+
+where ``floor_t`` is T of the best centroid that was not probed: no document can get more from those. With all centroids
+probed this is the centroid interaction of PLAID (Santhanam, Khattab, Potts and Zaharia, CIKM 2022, section 4.2), whose
+stage 1 looks only at documents that hold a probed centroid; here they get the floors, and rank last.
+
+Bytes per document: ``n / 8``.
+"""
+
+from __future__ import annotations
+
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragq.checks import check_int
+from ragq.compressors.base import Codes, Floats
+from ragq.compressors.codebooks import kmeans, sample_rows
+from ragq.compressors.exact import exact_matmul
+from ragq.compressors.pooling import nearest_centroid
+from ragq.compressors.scorers import Scorer
+from ragq.compressors.tokens import TokenStage
+from ragq.errors import InvalidArgumentError
+from ragq.layouts import Layout
+from ragq.tokens import TokenEmbeddings
+
+__all__ = ["CENTROIDS", "CentroidScorer"]
+
+ROWS_PER_CENTROID = 64
+ITERATIONS = 8
+
+
+class CENTROIDS(TokenStage):
+    """The set of centroids that a document's tokens are nearest to.
+
+    Parameters
+    ----------
+    n : int
+        Centroids, a multiple of 8.
+    nprobe : int
+        Centroids that a query token looks up; all of them when there are fewer.
+    """
+
+    forms = ("CENTROIDS{n}",)
+    state_names = ("centroids_",)
+
+    centroids_: Floats  # (n, dim)
+
+    def __init__(self, n: int, nprobe: int = 16) -> None:
+        self.n = check_int(n, "n", 8, 1 << 16)
+        if self.n % 8:
+            raise InvalidArgumentError(f"'n' of CENTROIDS must be a multiple of 8. Got {n}.")
+        self.nprobe = check_int(nprobe, "nprobe", 1)
+
+    @property
+    def minimum_rows(self) -> int:  # type: ignore[override]
+        return self.n
+
+    @property
+    def layout(self) -> Layout:
+        """How the codes lie in a shard."""
+        return Layout("rows", self.n // 8)
+
+    @property
+    def code_size(self) -> int:
+        """Bytes a document."""
+        return self.n // 8
+
+    def _state_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"centroids_": (self.n, self.dim)}
+
+    def _fit_tokens(self, tokens: TokenEmbeddings, queries: TokenEmbeddings | None, rng: np.random.Generator) -> None:
+        rows = sample_rows(tokens.values, ROWS_PER_CENTROID * self.n, rng)
+        self.centroids_ = kmeans(rows, self.n, iterations=ITERATIONS, seed=int(rng.integers(2**31)))
+
+    def encode(self, documents: TokenEmbeddings) -> Codes:
+        """Return the sets of documents, uint8 `(n, code_size)`, bit `c % 8` of byte `c // 8` for centroid `c`."""
+        self._check_tokens(documents)
+        held = np.zeros((len(documents), self.n), bool)
+        number = np.repeat(np.arange(len(documents)), documents.counts)
+        held[number, nearest_centroid(documents.values, self.centroids_)] = True
+        return np.packbits(held, axis=1, bitorder="little")
+
+    def scorer(self, queries: TokenEmbeddings) -> CentroidScorer:
+        """Prepare queries to score sets."""
+        self._check_tokens(queries, "queries")
+        return CentroidScorer(exact_matmul(queries.values, self.centroids_.T), queries.offsets, self.nprobe)
+
+
+class CentroidScorer(Scorer):
+    """The inner products of query tokens with all centroids, prepared for sets of centroids.
+
+    Parameters
+    ----------
+    products : ndarray of float32, shape (total, n)
+        `T` of all queries' tokens.
+    offsets : ndarray of int64, shape (n_queries + 1,)
+    nprobe : int
+    """
+
+    def __init__(self, products: Floats, offsets: NDArray[np.int64], nprobe: int) -> None:
+        self.offsets = offsets
+        order = np.argsort(-products, axis=1, kind="stable")
+        self.probed = order[:, :nprobe]  # best first
+        self.values = np.take_along_axis(products, self.probed, axis=1)
+        beyond = order[:, nprobe : nprobe + 1]
+        self.floors = (np.take_along_axis(products, beyond, axis=1) if beyond.shape[1] else self.values[:, -1:])[:, 0]
+
+    @property
+    def n_queries(self) -> int:
+        return len(self.offsets) - 1
+
+    def score(self, codes: Codes) -> Floats:
+        scores = np.zeros((self.n_queries, len(codes)), np.float32)
+        columns: dict[int, NDArray[Any]] = {}
+        for query in range(self.n_queries):
+            for t in range(int(self.offsets[query]), int(self.offsets[query + 1])):
+                most = np.full(len(codes), self.floors[t])
+                for c, value in zip(self.probed[t, ::-1].tolist(), self.values[t, ::-1].tolist(), strict=True):
+                    if c not in columns:
+                        columns[c] = np.flatnonzero(codes[:, c // 8] & (1 << (c % 8)))
+                    most[columns[c]] = value  # the best is written last
+                scores[query] += most
+        return scores
