@@ -26,6 +26,7 @@ Floats = NDArray[np.float32]
 Codes = NDArray[np.uint8]
 ROWS_PER_CODEWORD = 256  # more rows move a centroid by less than they cost
 POWER_STEPS = 8  # of the power iteration for a first principal axis
+FEW_PRODUCTS = 256  # queries times codewords up to which a call a sub-quantizer costs more than its arithmetic
 SEEDING_ROWS = 64  # a codeword; k-means++ needs only the shape of the data
 
 
@@ -180,6 +181,8 @@ def decode(codes: Codes, codebook: Floats, offsets: NDArray[np.int64]) -> Floats
 
 def tables(queries: Floats, codebook: Floats, offsets: NDArray[np.int64]) -> Floats:
     """Return the inner products of queries with every codeword, `(n_queries, M, K)`."""
+    if len(queries) * len(codebook) <= FEW_PRODUCTS:
+        return np.add.reduceat(queries[:, :, None] * codebook.T, offsets[:-1], axis=1)
     found = np.empty((len(queries), len(offsets) - 1, len(codebook)), np.float32)
     for m, (start, stop) in enumerate(pairwise(offsets)):
         found[:, m] = queries[:, start:stop] @ codebook[:, start:stop].T

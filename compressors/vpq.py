@@ -178,9 +178,17 @@ class VPQ(Quantizer):
         z = self._decoded(body, self.codebook_.astype(np.float32)) / self._weights
         return codebooks.add_mean(self.mean_, factor(codes, -1)[:, None] * (z @ self.basis_.astype(np.float32)))
 
+    def _query_side(self) -> tuple[Floats, Floats]:
+        """Return the axes `(dim, kept)`, divided by the weights, and the codebook in float32, kept from call to call."""
+        known = self.__dict__.get("_widened")
+        if known is None or known[0] is not self.basis_ or known[1] is not self.codebook_:
+            axes = np.ascontiguousarray((self.basis_.astype(np.float32) / self._weights[:, None]).T)
+            known = self._widened = (self.basis_, self.codebook_, axes, self.codebook_.astype(np.float32))
+        return known[2], known[3]
+
     def _scorer(self, queries: Floats) -> LookupScorer:
-        folded = queries @ self.basis_.T.astype(np.float32) / self._weights
-        tables = self._tables(folded, self.codebook_.astype(np.float32))
+        axes, codebook = self._query_side()
+        tables = self._tables(queries @ axes, codebook)
         return LookupScorer(queries @ self.mean_, tables, factors=1)
 
 
