@@ -185,7 +185,7 @@ def tune_nprobe(ivf: IVF, queries: Floats, truth: NDArray[np.int64], recall: flo
     recall : float
     """
     rank = np.argsort(ivf.order(queries, ivf.nlist), axis=1)
-    needed = np.take_along_axis(rank, ivf.lists_of(np.maximum(truth, 0)), axis=1)[truth >= 0] + 1
+    needed = np.take_along_axis(rank, ivf.lists.lists_of(np.maximum(truth, 0)), axis=1)[truth >= 0] + 1
     if not len(needed):
         return 1, 1.0
     nprobe = int(np.sort(needed)[int(np.ceil(recall * len(needed))) - 1])

@@ -48,6 +48,7 @@ MARGIN_ROWS = 16384
 MAX_PLANES = 8
 
 
+@cache
 def _module(name: str) -> ModuleType:
     return import_module(f"ragq.retrievers.kernels.{name}")
 
@@ -170,7 +171,7 @@ def topk(
         name,
         *args,
         **options,
-        **_factors(scorer, block),
+        **factors_of(scorer, block),
         k=k,
         rows=block.rows,
         bias=scorer.bias,
@@ -209,7 +210,8 @@ def _fits_planes(scorer: RaggedPlanesScorer) -> bool:
     return bool(scorer.widths) and bits <= MAX_PLANES and implementation() != "triton"
 
 
-def _factors(scorer: LinearScorer, block: Block) -> dict[str, Any]:
+def factors_of(scorer: LinearScorer, block: Block) -> dict[str, Any]:
+    """Return the factors of a block's rows as the kernels take them."""
     if not scorer.factors:
         return {}
     factors = [block.columns[f"factor{i}"].view(np.float16)[:, 0] for i in range(scorer.factors)]

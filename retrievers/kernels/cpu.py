@@ -17,7 +17,19 @@ import ragq.retrievers.kernels._cpu as _cpu
 from ragq.errors import InvalidArgumentError
 from ragq.layouts import padded
 
-__all__ = ["available_sets", "built_sets", "dense", "hamming", "lut4", "lut8", "maxsim", "planes", "select"]
+__all__ = [
+    "available_sets",
+    "built_sets",
+    "dense",
+    "dense_rows",
+    "hamming",
+    "lut4",
+    "lut8",
+    "lut_lists",
+    "maxsim",
+    "planes",
+    "select",
+]
 
 Bytes = NDArray[np.uint8]
 Floats = NDArray[np.float32]
@@ -121,6 +133,44 @@ def lut8(instructions: str, high: Bytes, low: Bytes, tables: Floats, *, margin: 
     return result
 
 
+def lut_lists(
+    instructions: str,
+    codes: Sequence[Bytes],
+    tables: Floats,
+    offsets: NDArray[np.int64],
+    places: NDArray[np.uint32],
+    probed: NDArray[np.int64],
+    *,
+    exact: bool = True,
+    **scan: Any,
+) -> Result:
+    """Scan lists that differ from query to query; see `ragq.retrievers.structures.lists`.
+
+    Parameters
+    ----------
+    codes : sequence of ndarray of uint8
+        The column of 4-bit codes in list order, or the two of 8-bit codes.
+    tables : ndarray of float32, shape (n_queries, M, 16 or 256)
+    offsets : ndarray of int64, shape (nlist + 1,)
+        Where the lists begin, multiples of 32.
+    places : ndarray of uint32, shape (rows,)
+        The row of each place; those that come out are these.
+    probed : ndarray of int64, shape (n_queries, nprobe)
+        The lists of each query, the most promising first.
+    exact : bool
+        Never rule a row out by what rounding the tables practically costs, which matters for 4-bit codes.
+    """
+    call, result = _call(instructions, len(tables), **scan)
+    if len(places) < scan["rows"] or offsets[-1] > scan["rows"]:
+        raise InvalidArgumentError(f"The lists must lie within {scan['rows']} places. Got {offsets[-1]}.")
+    width, rows = -(-tables.shape[1] // 2), padded(scan["rows"])
+    columns = [_column(column, rows, "codes", width) for column in codes]
+    low = columns[1] if len(columns) > 1 else None
+    chosen = np.ascontiguousarray(probed, np.int64)
+    _cpu.lut_lists(call, columns[0], low, _floats(tables), offsets, places, chosen, exact)
+    return result
+
+
 def planes(
     instructions: str,
     planes: Sequence[Bytes],
@@ -211,6 +261,46 @@ def dense(
     call, result = _call(instructions, len(queries), **scan)
     codes = _column(codes, scan["rows"], "codes", queries.shape[1] * value.size)
     _cpu.dense(call, value.kind, codes, value.levels, _floats(queries) * np.float32(value.gain))
+    return result
+
+
+def dense_rows(
+    instructions: str,
+    columns: Sequence[Bytes],
+    starts: NDArray[np.int64],
+    chosen: NDArray[np.int64],
+    queries: Floats,
+    *,
+    dtype: str,
+    factors: int = 0,
+    levels: Floats | None = None,
+    k: int,
+    bias: Floats | None = None,
+    shift_weight: Floats | None = None,
+    threads: int = 1,
+) -> Result:
+    """Score rows that were chosen for each query; see `reference.dense` for the score.
+
+    Parameters
+    ----------
+    columns : sequence of ndarray of uint8, shape (rows, dim * size + 2 factors)
+        Row codes, the factors behind the numbers, C-contiguous; at least one column.
+    starts : ndarray of int64, shape (len(columns) + 1,)
+        The first row of each column.
+    chosen : ndarray of int64, shape (n_queries, n)
+        Rows over all columns; -1 where there is none.
+    """
+    value = _value(dtype, levels)
+    call, result = _call(instructions, len(queries), k=k, rows=0, bias=bias, shift_weight=shift_weight, threads=threads)
+    width = queries.shape[1] * value.size + 2 * factors
+    if chosen.shape[0] != len(queries) or chosen.max(initial=-1) >= starts[-1]:
+        raise InvalidArgumentError(f"'chosen' must name rows below {starts[-1]} for each of {len(queries)} queries.")
+    for column in columns:
+        if column.shape[1] != width:
+            raise InvalidArgumentError(f"'columns' must have {width} bytes a row. Got {column.shape[1]}.")
+    rows = np.ascontiguousarray(chosen, np.int64)
+    gained = _floats(queries) * np.float32(value.gain)
+    _cpu.dense_rows(call, value.kind, columns, starts, rows, factors, value.levels, gained)
     return result
 
 

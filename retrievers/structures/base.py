@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 
 from ragq.checks import check_int
 from ragq.compressors import Compressor
+from ragq.compressors.refine import Refined
 from ragq.compressors.scorers import LinearScorer, Scorer
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.manifest import FileEntry, StructureEntry
@@ -57,14 +58,17 @@ class Probe:
         Candidates that a graph keeps.
     exact : bool
         Scan every row instead.
+    candidates : int or None
+        Passages that the first stage of a multi-vector index hands to MaxSim.
     """
 
     nprobe: int | None = None
     ef_search: int | None = None
     exact: bool = False
+    candidates: int | None = None
 
     def __post_init__(self) -> None:
-        for name in ("nprobe", "ef_search"):
+        for name in ("nprobe", "ef_search", "candidates"):
             if getattr(self, name) is not None:
                 check_int(getattr(self, name), name, 1)
 
@@ -87,7 +91,15 @@ class Prepared:
     @cached_property
     def all(self) -> Scorer:
         """The scorer of all queries."""
+        if self.metric == "ip" and not isinstance(self.compressor, Refined):
+            return self.compressor._scorer(self.queries)  # checked already
         return self.compressor.scorer(self.queries, self.metric)
+
+    def part(self, i: int) -> Prepared:
+        """Return one of the queries."""
+        part = Prepared(self.compressor, self.queries[i : i + 1], self.metric)
+        part.__dict__["all"] = self.one(i)
+        return part
 
     def one(self, i: int) -> Scorer:
         """Return the scorer of a query."""

@@ -28,9 +28,8 @@ from numpy.typing import NDArray
 from ragq.buffers import numpy_values
 from ragq.compressors import _cpu
 from ragq.compressors.codebooks import cpu_threads, kmeans
-from ragq.compressors.scorers import Scorer
 from ragq.errors import CorruptIndexError, MissingExtraError
-from ragq.layouts import BLOCK_ROWS, Block, Layout
+from ragq.layouts import BLOCK_ROWS, Layout
 from ragq.manifest import FileEntry, StructureEntry
 from ragq.retrievers import kernels
 from ragq.retrievers.scan import default_threads
@@ -49,21 +48,19 @@ from ragq.retrievers.structures.base import (
     principal,
     save_arrays,
 )
-from ragq.select import pack_mask
+from ragq.retrievers.structures.lists import NO_ROW, Lists, scan_lists
 from ragq.shards import read_block, single_batch, write_batch, write_block
 
 __all__ = ["IVF", "build_ivf", "default_nlist"]
 
-NO_ROW = np.uint32(0xFFFFFFFF)  # at the places that fill a list up
 ROWS_SCHEMA = pa.schema([("row", pa.uint32())])
 LIST_ROWS = 128  # as a list is filled up to a multiple of 32
 TRAINING_ROWS = 64  # a centroid
 ITERATIONS = 10
-SPREAD = 0.3
+SPREAD = 0.45
+LANES = 16  # floats that the widest kernel takes at once: keys are filled up to a multiple
 BALANCE = 3  # times the mean length, above which a list is split
 GRAPH_LISTS = 8192  # from which a graph finds the lists faster than comparing with all of them
-IN_PLACE = 4  # lists are scanned where they lie when they hold more than this part of the places
-TIES = 8  # rows beyond k that are looked at, since places do not lie in row order
 
 
 class IVF(Structure):
@@ -71,13 +68,10 @@ class IVF(Structure):
 
     Parameters
     ----------
-    block : Block
-        The codes in list order.
-    rows : ndarray of uint32, shape (places,)
-        Row of each place; `NO_ROW` where there is none.
+    lists : Lists
+        The codes.
     arrays : dict
-        ``projection`` (d, dim), ``centroids`` (nlist, d), ``radii`` (nlist,) and ``offsets`` (nlist + 1,), multiples
-        of 32.
+        ``projection`` (d, dim), ``centroids`` (nlist, d) and ``radii`` (nlist,).
     metric : {'ip', 'l2'}
     nprobe : int
         What searches use that do not say.
@@ -88,20 +82,11 @@ class IVF(Structure):
     kind = "ivf"
 
     def __init__(
-        self,
-        block: Block,
-        rows: NDArray[np.uint32],
-        arrays: dict[str, NDArray[Any]],
-        metric: str,
-        nprobe: int,
-        graph: Any = None,
+        self, lists: Lists, arrays: dict[str, NDArray[Any]], metric: str, nprobe: int, graph: Any = None
     ) -> None:
-        self.block, self.rows, self.graph, self.nprobe = block, rows, graph, nprobe
-        self.projection, self.centroids, self.offsets = arrays["projection"], arrays["centroids"], arrays["offsets"]
-        self.metric = metric
-        self.keys = keys_of(self.centroids, arrays["radii"], metric)
-        self.half_norms = (self.centroids**2).sum(axis=1) / 2 if metric == "l2" else np.float32(0)
-        self.real = int((rows != NO_ROW).sum())
+        self.lists, self.graph, self.nprobe, self.metric = lists, graph, nprobe, metric
+        self.projection, self.centroids = arrays["projection"], arrays["centroids"]
+        self._keys = Keys(keys_of(self.centroids, arrays["radii"], metric), metric)
 
     @classmethod
     def load(cls, folder: Path, described: StructureEntry, layout: Layout, dim: int, metric: str) -> IVF:
@@ -135,117 +120,89 @@ class IVF(Structure):
         if "graph" in files:
             keys = keys_of(centroids, arrays["radii"], metric)
             graph = hnsw.load_graph(folder, files["graph"], metric, *keys.shape[::-1])
-        return cls(block, rows, arrays, metric, parameter(described, "nprobe", folder), graph)
+        return cls(Lists(block, rows, offsets), arrays, metric, parameter(described, "nprobe", folder), graph)
 
     @property
     def nlist(self) -> int:
         """Lists."""
         return len(self.centroids)
 
-    def lists_of(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the list of each of some rows."""
-        place = np.empty(self.real, np.int64)
-        places = np.flatnonzero(self.rows != NO_ROW)
-        place[self.rows[places]] = places
-        return np.searchsorted(self.offsets, place[rows], "right") - 1
-
     def order(self, queries: Floats, n: int) -> NDArray[np.int64]:
         """Return the `n` best lists of each query, best first: (n_queries, n)."""
         reduced = queries @ self.projection.T
-        if self.metric == "ip":
-            reduced = np.concatenate([reduced, np.linalg.norm(queries, axis=1, keepdims=True)], axis=1)
+        length = np.linalg.norm(queries, axis=1)
         if self.graph is not None and n <= self.nlist // 8:
-            found = hnsw.neighbours(self.graph, reduced, n, max(2 * n, 64))
+            keys = np.append(reduced, length[:, None], axis=1) if self.metric == "ip" else reduced
+            found = hnsw.neighbours(self.graph, keys, n, max(2 * n, 64))
             if found is not None:
                 return found
-        closeness = reduced @ self.keys.T - self.half_norms
-        if n < self.nlist:
-            best = np.argpartition(-closeness, n - 1, axis=1)[:, :n]
-            closeness = np.take_along_axis(closeness, best, axis=1)
-            return np.take_along_axis(best, np.argsort(-closeness, axis=1, kind="stable"), axis=1)
-        return np.argsort(-closeness, axis=1, kind="stable")
+        return self._keys.best(reduced, length, n)
 
     def pays(self, allowed: Allowed, probe: Probe) -> bool:
         return probe.nprobe is not None or self._nprobe(allowed, probe) < self.nlist
 
     def search(self, prepared: Prepared, k: int, allowed: Allowed, probe: Probe, threads: int | None) -> Found:
         n_queries = len(prepared.queries)
-        scores = np.full((n_queries, k), -np.inf, np.float32)
-        rows = np.full((n_queries, k), -1, np.int64)
+        if not allowed.count:
+            return np.full((n_queries, k), -np.inf, np.float32), np.full((n_queries, k), -1, np.int64)
         if allowed.bits is None:
-            allowed.bits = self._bits(allowed)
+            allowed.bits = self.lists.bits(allowed.rows)
         threads = default_threads() if threads is None else threads
         nprobe = self._nprobe(allowed, probe)
-        lists = self.order(prepared.queries, nprobe) if allowed.count else None
-        for i in range(n_queries if lists is not None else 0):
-            assert lists is not None
-            found = self._scan(prepared.one(i), k, lists[i], allowed, threads)
-            n = nprobe
-            while len(found[1]) < min(k, allowed.count) and n < self.nlist:  # the filter left too little in these
+        probed = self.order(prepared.queries, nprobe)
+        scores, rows = scan_lists(prepared, self.lists, k, probed, allowed.bits, threads)
+        wanted = min(k, allowed.count)
+        for i in np.flatnonzero(rows[:, wanted - 1] < 0):  # the filter left too little in these lists
+            n, query = nprobe, prepared.part(i)
+            while rows[i, wanted - 1] < 0 and n < self.nlist:
                 n = min(4 * n, self.nlist)
-                wider = self.order(prepared.queries[i : i + 1], n)
-                found = self._scan(prepared.one(i), k, wider[0], allowed, threads)
-            scores[i, : len(found[0])], rows[i, : len(found[1])] = found
+                wider = scan_lists(query, self.lists, k, self.order(query.queries, n), allowed.bits, threads)
+                scores[i], rows[i] = wider[0][0], wider[1][0]
         return scores, rows
 
     def _nprobe(self, allowed: Allowed, probe: Probe) -> int:
         """Return how many lists to scan: more when a filter makes the best rows lie farther away, all when few pass."""
         if probe.nprobe is not None:
             return min(probe.nprobe, self.nlist)
-        share = allowed.count / max(1, self.real)
+        share = allowed.count / max(1, len(self.lists.places))
         if share * self.nlist <= 2 * self.nprobe:  # scattered rows cost no more than that many lists
             return self.nlist
         return min(int(np.ceil(self.nprobe / np.sqrt(share))), self.nlist)
 
-    def _bits(self, allowed: Allowed) -> NDArray[np.uint8]:
-        """Return the bitset of places that may be returned."""
-        places = self.rows != NO_ROW
-        places[places] = allowed.rows[self.rows[places]]
-        return pack_mask(places)
 
-    def _scan(
-        self, scorer: Scorer, k: int, lists: NDArray[np.int64], allowed: Allowed, threads: int
-    ) -> tuple[Floats, NDArray[np.int64]]:
-        """Return the best rows of some lists for one query, without padding."""
-        assert allowed.bits is not None
-        blocks = self._blocks(lists)
-        if len(blocks) > self.block.rows // BLOCK_ROWS // IN_PLACE:
-            blocks = np.arange(self.block.rows // BLOCK_ROWS)
-            part, bits = self.block, self._only(lists, allowed.bits)
+class Keys:
+    """What queries are compared with to find their lists, in a form that is quick to read.
+
+    For inner products a byte a number, each dimension with a step of its own: no order of lists turns on more, and
+    reading them is what comparing costs. For l2, ``-|c|^2 / 2`` is one more dimension, and nothing is rounded.
+
+    Parameters
+    ----------
+    keys : ndarray of float32, shape (nlist, d)
+        As `keys_of` gives them.
+    metric : {'ip', 'l2'}
+    """
+
+    def __init__(self, keys: Floats, metric: str) -> None:
+        self.metric = metric
+        if metric == "l2":
+            keys = np.append(keys, -(keys**2).sum(axis=1, keepdims=True) / 2, axis=1)
+        keys = np.pad(keys, ((0, 0), (0, -keys.shape[1] % LANES)))
+        if metric == "l2":
+            self.steps, self.codes = np.ones(keys.shape[1], np.float32), keys.view(np.uint8)
         else:
-            part, bits = self._copied(blocks), allowed.bits.reshape(-1, BLOCK_ROWS // 8)[blocks].ravel()
-        n = k + TIES
-        while True:
-            scores, found = (result[0] for result in kernels.topk(scorer, part, n, bits, threads=threads))
-            scores, found = scores[found >= 0], found[found >= 0]
-            if len(scores) < n or scores[k - 1] > scores[-1]:
-                break
-            n *= 4  # as many rows as that score the same: the lowest of them are wanted
-        rows = self.rows[blocks[found // BLOCK_ROWS] * BLOCK_ROWS + found % BLOCK_ROWS].astype(np.int64)
-        order = np.lexsort((rows, -scores))[:k]
-        return scores[order], rows[order]
+            self.steps = np.abs(keys).max(axis=0, initial=0) / np.float32(127)
+            steps = np.where(self.steps > 0, self.steps, 1)
+            self.codes = np.rint(keys / steps).astype(np.int8).view(np.uint8)
 
-    def _only(self, lists: NDArray[np.int64], bits: NDArray[np.uint8]) -> NDArray[np.uint8]:
-        """Return a bitset of places cut down to some lists."""
-        chosen = np.zeros(self.nlist, bool)
-        chosen[lists] = True
-        inside = np.repeat(chosen, np.diff(self.offsets) // BLOCK_ROWS)
-        return np.where(inside[:, None], bits.reshape(-1, BLOCK_ROWS // 8), np.uint8(0)).ravel()
-
-    def _copied(self, blocks: NDArray[np.int64]) -> Block:
-        """Return some 32-row blocks side by side: copying them costs less than passing over all the others."""
-        even = blocks if len(blocks) % 2 == 0 else np.append(blocks, blocks[-1])  # columns are padded to 64 rows
-        columns = {
-            name: column.reshape(-1, BLOCK_ROWS * column.shape[1])[even].reshape(-1, column.shape[1])
-            for name, column in self.block.columns.items()
-        }
-        return Block(self.block.layout, columns, len(blocks) * BLOCK_ROWS)
-
-    def _blocks(self, lists: NDArray[np.int64]) -> NDArray[np.int64]:
-        """Return the numbers of the 32-row blocks of some lists, in their order: the best first, for a high bar."""
-        first = self.offsets[lists] // BLOCK_ROWS
-        counts = self.offsets[lists + 1] // BLOCK_ROWS - first
-        return np.repeat(first - np.cumsum(counts) + counts, counts) + np.arange(counts.sum())
+    def best(self, reduced: Floats, length: Floats, n: int) -> NDArray[np.int64]:
+        """Return the best lists, best first, `(n_queries, n)`, of queries in reduced dimensions with their lengths."""
+        d = reduced.shape[1]
+        keys = np.zeros((len(reduced), len(self.steps)), np.float32)
+        keys[:, :d], keys[:, d] = reduced, 1 if self.metric == "l2" else length
+        keys *= self.steps
+        dtype = "f4" if self.metric == "l2" else "i1"
+        return kernels.dense(self.codes, keys, dtype=dtype, k=n, rows=len(self.codes))[1]
 
 
 def keys_of(centroids: Floats, radii: Floats, metric: str) -> Floats:

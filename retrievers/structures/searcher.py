@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -10,11 +11,11 @@ from numpy.typing import NDArray
 from ragq.compressors.refine import OVERSAMPLE, Refined
 from ragq.errors import IncompatibleIndexError
 from ragq.manifest import StructureEntry
-from ragq.retrievers.scan import scan
+from ragq.retrievers.scan import default_threads, scan
 from ragq.retrievers.structures.base import Allowed, Coverage, Found, Masks, Prepared, Probe, Structure, merge
+from ragq.retrievers.structures.fine import FineCodes
 from ragq.retrievers.structures.hnsw import HNSW
 from ragq.retrievers.structures.ivf import IVF
-from ragq.select import topk
 from ragq.snapshot import Snapshot
 
 __all__ = ["Searcher", "load_structure", "take_probe"]
@@ -22,7 +23,8 @@ __all__ = ["Searcher", "load_structure", "take_probe"]
 
 def take_probe(options: dict[str, Any]) -> Probe:
     """Take what steers a structure out of the options of a search."""
-    return Probe(**{name: options.pop(name) for name in ("nprobe", "ef_search", "exact") if name in options})
+    names = ("nprobe", "ef_search", "exact", "candidates")
+    return Probe(**{name: options.pop(name) for name in names if name in options})
 
 
 def load_structure(snapshot: Snapshot, described: StructureEntry, coverage: Coverage, metric: str) -> Structure:
@@ -80,7 +82,7 @@ class Searcher:
             shards = [self.snapshot.shards[i] for i in others]
             scores, rows = scan(prepared.all, [shard.block for shard in shards], k, [masks[i] for i in others], threads)
             parts.append((scores, self._numbered(rows)))
-        return merge(parts, k)
+        return merge(parts, k) if len(parts) > 1 else parts[0]
 
     def _refined(
         self, prepared: Prepared, compressor: Refined, k: int, allowed: Allowed, probe: Probe, threads: int | None
@@ -89,19 +91,13 @@ class Searcher:
         coarse = Prepared(compressor.coarse, prepared.queries, prepared.metric)
         fine = Prepared(compressor.fine, prepared.queries, prepared.metric)
         _, found = self.structure.search(coarse, OVERSAMPLE * k, allowed, probe, threads)
-        scores, rows = np.full((len(found), k), -np.inf, np.float32), np.full((len(found), k), -1, np.int64)
-        for i, candidates in enumerate(self.coverage.current(found)):
-            candidates = np.sort(candidates[candidates >= 0])  # in row order, which settles ties
-            best = topk(fine.one(i).score(self._fine_codes(candidates)), k)
-            scores[i], rows[i] = best[0][0], np.where(best[1][0] >= 0, np.append(candidates, -1)[best[1][0]], -1)
-        return scores, rows
+        threads = default_threads() if threads is None else threads
+        return self.fine.topk(fine, self.coverage.current(found), k, threads)
 
-    def _fine_codes(self, rows: NDArray[np.int64]) -> NDArray[np.uint8]:
-        """Return the fine codes of ascending rows of the snapshot."""
-        starts, shards = self.snapshot.starts, self.snapshot.shards
-        ends = np.searchsorted(rows, starts)
-        parts = [shards[s].block.columns["fine"][rows[ends[s] : ends[s + 1]] - starts[s]] for s in range(len(shards))]
-        return np.concatenate(parts)
+    @cached_property
+    def fine(self) -> FineCodes:
+        """The fine codes of the shards."""
+        return FineCodes(self.snapshot.shards)
 
     def _allowed(self, masks: Masks) -> Allowed:
         """Return the rows that masks let through; those of a search without a filter are kept."""

@@ -56,7 +56,8 @@ class Scan {
 
     void run() {
         const int64_t stop = (rows_.stop + 31) / 32;
-        int64_t tile = 1;  // short tiles first: the first rows all pass, until there is a threshold
+        // Short tiles first: the first rows all pass, until there is a threshold.
+        int64_t tile = best_[0].threshold() > kNone ? kTileBlocks : 1;
         for (int64_t block = rows_.start / 32; block < stop; block += tile, tile = std::min(2 * tile, kTileBlocks))
             scan_tile(block, std::min(stop, block + tile));
     }

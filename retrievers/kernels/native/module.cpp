@@ -10,6 +10,7 @@
 #include "dense.h"
 #include "dispatch.h"
 #include "hamming.h"
+#include "lists.h"
 #include "lut.h"
 #include "maxsim.h"
 
@@ -66,6 +67,16 @@ void lut(const Call& call, In<uint8_t> high, Maybe<uint8_t> low, In<float> table
     lut_topk(request, codes, margin);
 }
 
+void lut_of_lists(const Call& call, In<uint8_t> high, Maybe<uint8_t> low, In<float> tables, In<int64_t> offsets,
+                  In<uint32_t> rows, In<int64_t> probed, bool exact) {
+    const Request request = call.request();
+    const LutCodes codes = {high.data(), data_of(low), static_cast<int64_t>(high.shape(1)),
+                            static_cast<int64_t>(tables.shape(1)), tables.data()};
+    const Lists lists = {offsets.data(), rows.data(), probed.data(), static_cast<int64_t>(probed.shape(1)), exact};
+    nb::gil_scoped_release release;
+    lut_lists(request, codes, lists);
+}
+
 DenseCodes dense_codes(int value, const In<uint8_t>& codes, const In<float>& levels, const In<float>& queries) {
     return {static_cast<Value>(value), codes.data(), static_cast<int64_t>(codes.shape(1)),
             static_cast<int64_t>(queries.shape(1)), levels.data(), queries.data()};
@@ -76,6 +87,16 @@ void dense(const Call& call, int value, In<uint8_t> codes, In<float> levels, In<
     const DenseCodes input = dense_codes(value, codes, levels, queries);
     nb::gil_scoped_release release;
     dense_topk(request, input);
+}
+
+void dense_of_rows(const Call& call, int value, std::vector<In<uint8_t>> columns, In<int64_t> starts, In<int64_t> rows,
+                   int factors, In<float> levels, In<float> queries) {
+    const Request request = call.request();
+    const DenseCodes input = dense_codes(value, columns.front(), levels, queries);
+    Chosen chosen = {{}, starts.data(), rows.data(), static_cast<int64_t>(rows.shape(1)), factors};
+    for (const In<uint8_t>& column : columns) chosen.columns.push_back(column.data());
+    nb::gil_scoped_release release;
+    dense_rows(request, input, chosen);
 }
 
 void planes(const Call& call, std::vector<In<uint8_t>> columns, Maybe<uint8_t> words, std::vector<int64_t> dims,
@@ -106,6 +127,22 @@ void maxsim(const Call& call, int value, In<uint8_t> codes, In<float> levels, In
     maxsim_topk(request, input);
 }
 
+void maxsim_of_chosen(const Call& call, int value, Maybe<uint8_t> codes, Maybe<uint8_t> high, Maybe<uint8_t> low,
+                      In<float> levels, In<float> codebook, In<int64_t> cuts, Maybe<uint16_t> scale,
+                      Maybe<uint16_t> shift, Maybe<float> shift_weight, In<float> queries, In<int64_t> offsets,
+                      In<int64_t> query_offsets, In<int64_t> documents) {
+    const Request request = call.request();
+    const DenseCodes dense = {static_cast<Value>(value), data_of(codes), codes ? static_cast<int64_t>(codes->shape(1)) : 0,
+                              static_cast<int64_t>(queries.shape(1)), levels.data(), queries.data()};
+    const LutCodes lut = {data_of(high), data_of(low), high ? static_cast<int64_t>(high->shape(1)) : 0,
+                          static_cast<int64_t>(cuts.size()) - 1, nullptr};
+    const ChosenDocuments input = {dense, lut, codebook.data(), cuts.data(), data_of(scale), data_of(shift),
+                                   data_of(shift_weight), offsets.data(), query_offsets.data(), documents.data(),
+                                   static_cast<int64_t>(documents.shape(1))};
+    nb::gil_scoped_release release;
+    maxsim_chosen(request, input);
+}
+
 void select_best(const Call& call, In<float> scores) {
     const Request request = call.request();
     const int64_t n = static_cast<int64_t>(scores.shape(1));
@@ -130,10 +167,17 @@ NB_MODULE(_cpu, m) {
     m.def("built_sets", built_sets);
     m.def("available_sets", available_sets);
     m.def("lut", lut, nb::arg("call"), nb::arg("high"), nb::arg("low").none(), nb::arg("tables"), nb::arg("margin"));
+    m.def("lut_lists", lut_of_lists, nb::arg("call"), nb::arg("high"), nb::arg("low").none(), nb::arg("tables"),
+          nb::arg("offsets"), nb::arg("rows"), nb::arg("probed"), nb::arg("exact"));
     m.def("dense", dense);
+    m.def("dense_rows", dense_of_rows);
     m.def("planes", planes);
     m.def("hamming", hamming);
     m.def("maxsim", maxsim, nb::arg("call"), nb::arg("value"), nb::arg("codes"), nb::arg("levels"),
           nb::arg("queries"), nb::arg("offsets"), nb::arg("query_offsets"), nb::arg("token_mask").none());
+    m.def("maxsim_chosen", maxsim_of_chosen, nb::arg("call"), nb::arg("value"), nb::arg("codes").none(),
+          nb::arg("high").none(), nb::arg("low").none(), nb::arg("levels"), nb::arg("codebook"), nb::arg("cuts"),
+          nb::arg("scale").none(), nb::arg("shift").none(), nb::arg("shift_weight").none(), nb::arg("queries"),
+          nb::arg("offsets"), nb::arg("query_offsets"), nb::arg("documents"));
     m.def("select", select_best);
 }

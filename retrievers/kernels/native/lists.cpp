@@ -1,0 +1,231 @@
+#include "lists.h"
+
+#include <algorithm>
+#include <cmath>
+#include <cstring>
+#include <utility>
+
+namespace ragq {
+
+namespace {
+
+constexpr int64_t kTies = 8;         // rows beyond k that are kept, since places do not come in row order
+constexpr double kSpread = 4;        // standard deviations of rounding errors that rule a row out
+constexpr int64_t kPrefetchBytes = 8192;
+constexpr int64_t kFirstLists = 4;   // of each query, scanned before all others: they set the bar
+constexpr int64_t kFewQueries = 4;   // up to which grouping by list does not pay
+
+using Entry = TopK::Entry;
+
+bool better(const Entry& a, const Entry& b) { return a.score > b.score || (a.score == b.score && a.row < b.row); }
+
+void write(const Request& request, int64_t query, const std::vector<Entry>& found) {
+    float* scores = request.scores + query * request.k;
+    int64_t* rows = request.best + query * request.k;
+    const int64_t n = std::min<int64_t>(request.k, found.size());
+    for (int64_t i = 0; i < request.k; ++i) {
+        scores[i] = i < n ? found[i].score : kNone;
+        rows[i] = i < n ? found[i].row : -1;
+    }
+}
+
+// Share the queries out among threads, by way of rows that stand for them: a scan takes a thread for 4096 rows.
+void each_query_part(const Request& request, const std::function<void(int64_t, int64_t)>& run) {
+    const int64_t n = std::min<int64_t>(request.threads, request.n_queries), all = 4096 * n;
+    if (n <= 1) return run(0, request.n_queries);
+    Request parts = request;
+    parts.rows = {0, all, nullptr, 0};
+    parts.n_queries = 1, parts.k = 0;
+    scan_parts(parts, [&](const Rows& rows, TopK*) {
+        run(request.n_queries * rows.start / all, request.n_queries * rows.stop / all);
+    });
+}
+
+// Replace the guaranteed slack of a query's 4-bit tables by a likely one. What rounding took off the entries of a row
+// adds up to nearly a normal variable, of the mean and variance that equally frequent codes would give.
+void expect_errors(const LutCodes& codes, const float* tables, Bound& bound) {
+    if (!std::isfinite(bound.slack)) return;
+    double mean = 0, variance = 0;
+    for (int64_t j = 0; j < codes.m; ++j, tables += 16) {
+        const float low = *std::min_element(tables, tables + 16), step = static_cast<float>(bound.step);
+        float sum = 0, squares = 0;
+        for (int64_t code = 0; code < 16; ++code) {
+            const float above = tables[code] - low, error = above - step * static_cast<float>(static_cast<int>(above / step));
+            sum += error, squares += error * error;
+        }
+        mean += sum / 16;
+        variance += squares / 16 - sum / 16 * (sum / 16);
+    }
+    bound.base += mean;
+    bound.slack = std::min(bound.slack - mean, kSpread * std::sqrt(std::max(variance, 0.0)) + 1e-6 * bound.slack);
+}
+
+// The queries [first, stop) of a scan of lists.
+class ListScan {
+  public:
+    ListScan(const Request& request, const LutCodes& codes, const Lists& lists, int64_t first, int64_t stop)
+        : request_(request), codes_(codes), lists_(lists), first_(first), stop_(stop) {
+        for (int64_t query = first; query < stop; ++query) {
+            const float* tables = codes.tables + query * codes.m * codes.entries();
+            bounds_.emplace_back();  // moved, never copied: what is at a cache line would not stay there
+            bounds_.back().push_back(round_tables(*request.loops, tables, codes.m, codes.entries()));
+            if (!lists.exact && !codes.low) expect_errors(codes, tables, bounds_.back().back());
+            best_.emplace_back(request.k + kTies, kNone);
+        }
+    }
+
+    void run() {
+        if (stop_ - first_ < kFewQueries) {
+            for (int64_t query = first_; query < stop_; ++query) scan_lists(query, 0, lists_.nprobe);
+        } else {
+            for (int64_t query = first_; query < stop_; ++query)
+                scan_lists(query, 0, std::min(kFirstLists, lists_.nprobe));
+            scan_grouped();
+        }
+        for (int64_t query = first_; query < stop_; ++query) finish(query);
+    }
+
+  private:
+    void scan_lists(int64_t query, int64_t from, int64_t to) {
+        const int64_t* probed = lists_.probed + query * lists_.nprobe;
+        for (int64_t i = from; i < to; ++i) {
+            if (i + 1 < lists_.nprobe) prefetch(probed[i + 1]);
+            scan(query, probed[i]);
+        }
+    }
+
+    // What is left, list by list: the codes of a list stay in cache from one query to the next.
+    void scan_grouped() {
+        std::vector<std::pair<int64_t, int64_t>> pairs;
+        for (int64_t query = first_; query < stop_; ++query)
+            for (int64_t i = kFirstLists; i < lists_.nprobe; ++i)
+                pairs.emplace_back(lists_.probed[query * lists_.nprobe + i], query);
+        std::sort(pairs.begin(), pairs.end());
+        for (size_t i = 0; i < pairs.size(); ++i) {
+            const auto [list, query] = pairs[i];
+            if (i + 1 < pairs.size() && pairs[i + 1].first != list) prefetch(pairs[i + 1].first);
+            scan(query, list);
+        }
+    }
+
+    // Ask for the codes of the next list: the hardware does not foresee where it begins.
+    void prefetch(int64_t list) const {
+        const int64_t first = lists_.offsets[list] * codes_.pairs, stop = lists_.offsets[list + 1] * codes_.pairs;
+        for (int64_t at = first; at < std::min(stop, first + kPrefetchBytes); at += 64)
+            __builtin_prefetch(codes_.high + at);
+    }
+
+    void scan(int64_t query, int64_t list) {
+        Rows rows = request_.rows;
+        rows.start = lists_.offsets[list], rows.stop = lists_.offsets[list + 1];
+        LutCodes codes = codes_;
+        codes.tables += query * codes.m * codes.entries();
+        Factors factors = request_.factors;
+        factors.bias += query;
+        if (factors.shift) factors.shift_weight += query;
+        LutRescorer rescorer(codes);
+        scan_bounds(*request_.loops, codes, codes.low != nullptr, bounds_[query - first_], rescorer, factors, rows,
+                    &best_[query - first_]);
+    }
+
+    void finish(int64_t query) {
+        TopK& best = best_[query - first_];
+        while (true) {
+            std::vector<Entry> found = best.entries();
+            for (Entry& entry : found) entry.row = lists_.rows[entry.row];
+            std::sort(found.begin(), found.end(), better);
+            const int64_t n = static_cast<int64_t>(found.size());
+            if (request_.k == 0 || n < best.k() || found[request_.k - 1].score > found[n - 1].score)
+                return write(request_, query, found);
+            best = TopK(4 * best.k(), kNone);  // as many as that score the same, and the lowest of them are wanted
+            scan_lists(query, 0, lists_.nprobe);
+        }
+    }
+
+    const Request& request_;
+    const LutCodes& codes_;
+    const Lists& lists_;
+    const int64_t first_, stop_;
+    std::vector<std::vector<Bound>> bounds_;
+    std::vector<TopK> best_;
+};
+
+// Scores the chosen rows of a query at a time.
+class RowScan {
+  public:
+    RowScan(const Request& request, const DenseCodes& codes, const Chosen& chosen)
+        : request_(request), codes_(codes), chosen_(chosen), padded_((codes.dim + 15) / 16 * 16), query_(padded_ + 16),
+          tile_(kTileRows * padded_), gathered_(chosen.n * codes.stride + 64), scores_(chosen.n) {}
+
+    void run(int64_t query) {
+        const int64_t* given = chosen_.rows + query * chosen_.n;
+        rows_.assign(given, given + chosen_.n);
+        rows_.erase(std::remove_if(rows_.begin(), rows_.end(), [](int64_t row) { return row < 0; }), rows_.end());
+        std::sort(rows_.begin(), rows_.end());  // of equal scores the lower row stays
+        gather();
+        std::copy_n(codes_.queries + query * codes_.dim, codes_.dim, query_.data());
+        const int64_t n = static_cast<int64_t>(rows_.size());
+        request_.loops->dense({codes_.value, gathered_.data(), codes_.stride, n, codes_.dim, codes_.levels, query_.data(),
+                               padded_, 1, tile_.data(), scores_.data()});
+        TopK best(request_.k, kNone);
+        for (int64_t i = 0; i < n; ++i) best.push(score(i, query), rows_[i]);
+        std::vector<Entry> found = best.entries();
+        std::sort(found.begin(), found.end(), better);
+        write(request_, query, found);
+    }
+
+  private:
+    // Copy the rows side by side; all of them are asked for before the first is waited for.
+    void gather() {
+        at_.clear();
+        size_t column = 0;
+        for (const int64_t row : rows_) {
+            while (row >= chosen_.starts[column + 1]) ++column;
+            at_.push_back(chosen_.columns[column] + (row - chosen_.starts[column]) * codes_.stride);
+        }
+        for (const uint8_t* row : at_)
+            for (int64_t byte = 0; byte < codes_.stride; byte += 64) __builtin_prefetch(row + byte);
+        for (size_t i = 0; i < at_.size(); ++i)
+            std::memcpy(gathered_.data() + i * codes_.stride, at_[i], codes_.stride);
+    }
+
+    float score(int64_t i, int64_t query) const {
+        const uint8_t* end = gathered_.data() + (i + 1) * codes_.stride;
+        float score = scores_[i];
+        uint16_t half;
+        if (chosen_.factors) {
+            std::memcpy(&half, end - 2 * chosen_.factors, 2);
+            score = score * half_to_float(half);
+        }
+        if (chosen_.factors == 2) {
+            std::memcpy(&half, end - 2, 2);
+            score = score + request_.factors.shift_weight[query] * half_to_float(half);
+        }
+        return score + request_.factors.bias[query];
+    }
+
+    const Request& request_;
+    const DenseCodes& codes_;
+    const Chosen& chosen_;
+    const int64_t padded_;
+    std::vector<float> query_, tile_;
+    std::vector<uint8_t> gathered_;
+    std::vector<float> scores_;
+    std::vector<int64_t> rows_;
+    std::vector<const uint8_t*> at_;
+};
+
+}  // namespace
+
+void lut_lists(const Request& request, const LutCodes& codes, const Lists& lists) {
+    each_query_part(request, [&](int64_t first, int64_t stop) { ListScan(request, codes, lists, first, stop).run(); });
+}
+
+void dense_rows(const Request& request, const DenseCodes& codes, const Chosen& chosen) {
+    each_query_part(request, [&](int64_t first, int64_t stop) {
+        RowScan scan(request, codes, chosen);
+        for (int64_t query = first; query < stop; ++query) scan.run(query);
+    });
+}
+
+}  // namespace ragq
