@@ -24,6 +24,7 @@ from ragq.compressors.muvera import MUVERA
 from ragq.compressors.pooling import CARVE, POOL, PRUNE, Pooling
 from ragq.compressors.scorers import Scorer
 from ragq.compressors.spec import from_spec, read_stage, split_stages
+from ragq.compressors.token_codecs import HPC, PLAID
 from ragq.compressors.tokens import TokenStage, check_tokens
 from ragq.errors import CorruptIndexError, InvalidArgumentError, NotFittedError
 from ragq.tokens import MultiVectorCodes, TokenEmbeddings
@@ -32,6 +33,7 @@ __all__ = ["OFFSET_BYTES", "EncodedFirst", "FirstStage", "MultiVectorCompressor"
 
 OFFSET_BYTES = 8  # where a document's vectors begin, a number a document
 POOLING = (POOL, PRUNE, CARVE)
+TOKEN_CODECS = (PLAID, HPC)  # beside those of single vectors
 State = dict[str, NDArray[Any]]
 
 
@@ -54,6 +56,12 @@ def leading(text: str, classes: Sequence[type[Stage]]) -> tuple[list[TokenStage]
             return stages, text[position:]
         stages.append(stage)
     return stages, ""
+
+
+def token_codec(text: str) -> Compressor:
+    """Read the codec of single vectors, or one of `TOKEN_CODECS`."""
+    stage = read_stage(text.strip(), TOKEN_CODECS)
+    return stage if isinstance(stage, Compressor) else from_spec(text)
 
 
 def split_state(state: State, names: Sequence[str], owner: object) -> dict[str, State]:
@@ -178,7 +186,7 @@ class MultiVectorCompressor:
         stages, rest = leading(codec, POOLING)
         pooling = [stage for stage in stages if isinstance(stage, Pooling)]
         first = None if first_stage is None else first_from_spec(first_stage)
-        return cls(pooling, from_spec(rest or "F32"), first)
+        return cls(pooling, token_codec(rest or "F32"), first)
 
     @property
     def codec(self) -> str:

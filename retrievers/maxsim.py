@@ -148,7 +148,7 @@ class QueryTokens:
         if self._dense(block):
             assert isinstance(self.scorer, DenseScorer)
             return CodedVectors(columns["codes"], self.scorer.queries, self.scorer.dtype, self.scorer.levels)
-        if not isinstance(self.quantizer, PQ):
+        if type(self.quantizer) is not PQ:
             return None
         high, low = (columns["high"], columns["low"]) if "high" in columns else (columns["codes"], None)
         vectors = CodedVectors(
