@@ -15,8 +15,9 @@ from ragq.compressors import Chain, Compressor, from_spec
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.manifest import MANIFEST, FileEntry, Manifest
 from ragq.storage import write_bytes
+from ragq.tokens import TokenEmbeddings
 
-__all__ = ["SHARD_ROWS", "encode", "full_shard", "learns", "load_compressor", "save_compressor"]
+__all__ = ["SHARD_BYTES", "SHARD_ROWS", "encode", "full_shard", "learns", "load_compressor", "save_compressor"]
 
 
 SHARD_ROWS = 65_536
@@ -28,8 +29,10 @@ def full_shard(code_size: int, rows: int | None = None) -> int:
     return max(1, min(rows or SHARD_ROWS, SHARD_BYTES // code_size))
 
 
-def encode(compressor: Compressor, x: NDArray[np.float32], normalize: bool) -> NDArray[np.uint8]:
-    """Return the row codes of checked embeddings, scaled to unit length first when the index does that."""
+def encode(compressor: Any, x: Any, normalize: bool) -> Any:
+    """Return the codes of checked embeddings, scaled to unit length first when the index does that."""
+    if isinstance(x, TokenEmbeddings):
+        return compressor.encode(x.normalized() if normalize else x)
     return compressor.encode(normalized(x) if normalize else x)
 
 
@@ -55,10 +58,10 @@ def load_compressor(folder: Path, manifest: Manifest, state: dict[str, NDArray[A
     return compressor
 
 
-def save_compressor(folder: Path, compressor: Compressor) -> FileEntry:
+def save_compressor(folder: Path, compressor: Any) -> FileEntry:
     """Write a compressor's state under a name made from its content."""
     arrays = {name: np.ascontiguousarray(array) for name, array in compressor.state.items()}
-    data = safetensors.numpy.save(arrays, metadata={"spec": compressor.spec})
+    data = safetensors.numpy.save(arrays, metadata={"spec": str(compressor)})
     digest = xxhash.xxh3_128_hexdigest(data)
     name = f"compressor-{digest[:16]}.safetensors"
     write_bytes(folder / name, data)

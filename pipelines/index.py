@@ -7,21 +7,18 @@ from collections.abc import Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, Self, overload
 
-import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import ArrayLike
 
 from ragq.checks import check_int
-from ragq.compressors import Compressor
-from ragq.embedders import Embedder
 from ragq.errors import InvalidArgumentError
 from ragq.filters import Where, check_where, matching_rows
 from ragq.manifest import Manifest
 from ragq.pipelines.documents import check_ids
-from ragq.pipelines.fitting import full_shard
 from ragq.pipelines.models import embedder_of
 from ragq.pipelines.progress import Progress, silent
 from ragq.pipelines.search import read_stages
-from ragq.pipelines.view import View, rankings_of
+from ragq.pipelines.token_view import open_view
+from ragq.pipelines.view import rankings_of
 from ragq.remote import address, locate, reference
 from ragq.retrievers.structures.base import Probe
 from ragq.retrievers.structures.searcher import take_probe
@@ -48,7 +45,7 @@ def open_index(
         The index folder, or ``s3://bucket/path`` or ``gs://bucket/path``.
     mode : {'r', 'w'}
         ``w`` also allows `Index.add`, `Index.delete` and `Index.compact`.
-    model : str, Path, callable, Embeddings or Embedder, optional
+    model : str, Path, callable, Embeddings, Embedder or TokenEmbedder, optional
         What embeds queries and new documents, when it is not to be loaded by the name that the index holds.
     lock_timeout : float
         Seconds to wait for another writer before `IndexLockedError`.
@@ -97,10 +94,10 @@ class Index:
         self.mode = mode
         self.lock_timeout = lock_timeout
         self._model, self._model_options = model, model_options
-        self._embedder: Embedder | None = None
+        self._embedder: Any = None
         self._embedder_lock = threading.Lock()
         self.report: BuildReport | None = None  # what the build did, when `ragq.build` made this object
-        self._view = View(Snapshot(self.path))
+        self._view = open_view(Snapshot(self.path))
         if model is not None and not isinstance(model, (str, Path)):
             _ = self.embedder  # an object costs nothing to compare now; a name is loaded when it is needed
 
@@ -110,13 +107,13 @@ class Index:
         return self._view.manifest
 
     @property
-    def compressor(self) -> Compressor:
-        """The fitted compressor."""
+    def compressor(self) -> Any:
+        """The fitted `Compressor`, or `MultiVectorCompressor`."""
         return self._view.compressor
 
     @property
-    def embedder(self) -> Embedder:
-        """What embeds; loaded when it is first needed.
+    def embedder(self) -> Any:
+        """What embeds, an `Embedder` or `TokenEmbedder`; loaded when it is first needed.
 
         Raises
         ------
@@ -185,8 +182,10 @@ class Index:
         nprobe, ef_search : int, optional
             How far to search in the structure of the index (see `restructure`): lists of ``ivf``, candidates of
             ``hnsw``; by default what was tuned when it was built.
+        candidates : int, optional
+            Passages that the first stage of a multi-vector index hands to MaxSim; by default 100.
         exact : bool
-            Scan every row, whatever structure there is.
+            Score every row, whatever structure or first stage there is.
 
         Returns
         -------
@@ -202,14 +201,14 @@ class Index:
         return hits[0] if single else hits
 
     def hits(
-        self, x: ArrayLike, k: int = 10, where: Where | None = None, *, threads: int | None = None, **stages: Any
+        self, x: Any, k: int = 10, where: Where | None = None, *, threads: int | None = None, **stages: Any
     ) -> list[list[Hit]]:
-        """As `search`, for query embeddings of shape (n, dim), without the stages that read the question."""
+        """As `search`, for query embeddings as in `search_embeddings`, without the stages that read the question."""
         return self._search(x, None, k, where, threads, stages)
 
     def _search(
         self,
-        x: ArrayLike,
+        x: Any,
         queries: list[str] | None,
         k: int,
         where: Where | None,
@@ -226,7 +225,7 @@ class Index:
 
     def search_embeddings(
         self,
-        x: ArrayLike,
+        x: Any,
         k: int = 10,
         where: Where | None = None,
         *,
@@ -234,13 +233,14 @@ class Index:
         nprobe: int | None = None,
         ef_search: int | None = None,
         exact: bool = False,
+        candidates: int | None = None,
     ) -> Results:
         """Return the best passages for query embeddings.
 
         Parameters
         ----------
-        x : array_like of float, shape (n, dim) or (dim,)
-        k, where, threads, nprobe, ef_search, exact
+        x : array_like of float, shape (n, dim) or (dim,), or TokenEmbeddings for a multi-vector index
+        k, where, threads, nprobe, ef_search, exact, candidates
             As in `search`.
 
         Returns
@@ -249,22 +249,22 @@ class Index:
             Document ids and scores, each of shape (n, k).
         """
         view = self._view
-        probe = Probe(nprobe, ef_search, exact)
-        return view.results(*view.scan(np.atleast_2d(np.asarray(x)), k, view.masks(where), threads, probe), k)
+        probe = Probe(nprobe, ef_search, exact, candidates)
+        return view.results(*view.scan(x, k, view.masks(where), threads, probe), k)
 
     def get(self, ids: str | Iterable[str]) -> list[Document]:
         """Return documents by id, in the order of `ids`; ids that are not there are left out."""
         return self._view.get(check_ids(ids))
 
-    def reconstruct(self, hits: Sequence[Hit]) -> NDArray[np.float32]:
-        """Return the decoded embeddings of hits, float32 of shape (len(hits), dim).
+    def reconstruct(self, hits: Sequence[Hit]) -> Any:
+        """Return the decoded embeddings of hits, float32 of shape (len(hits), dim), or their TokenEmbeddings.
 
         Raises
         ------
         InvalidArgumentError
             A passage is not in the index (any more).
         """
-        return self._view.decode(self._view.rows_of(hits))
+        return self._view.reconstruct(self._view.rows_of(hits))
 
     def __contains__(self, document_id: str) -> bool:
         return len(self._view.snapshot.find(check_ids(document_id))[0]) > 0
@@ -285,8 +285,8 @@ class Index:
         ----------
         documents : path, or iterable of str, dict, Document or LangChain Document
             See `ragq.pipelines.readers.read`.
-        embeddings : array_like of float, shape (n, dim), or path, optional
-            Ready embeddings, one a document; without them the index's model embeds.
+        embeddings : array_like of float, shape (n, dim), TokenEmbeddings, or path, optional
+            Ready embeddings, one a document (a run of them); without them the index's model embeds.
         chunk : bool
             Cut documents that are longer than the model reads into passages.
         progress : callable
@@ -409,7 +409,7 @@ class Index:
             snapshot.close()
             return False
         known = self.manifest.embedder
-        self._view = View(snapshot)
+        self._view = open_view(snapshot)
         if snapshot.manifest.embedder != known:
             self._embedder = None
         return True
@@ -440,7 +440,7 @@ class Index:
     @property
     def shard_rows(self) -> int:
         """Rows of a full shard."""
-        return full_shard(self.compressor.code_size)
+        return self._view.shard_rows
 
     def close(self) -> None:
         """Let go of the files."""

@@ -5,15 +5,16 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-from ragq.embedders import Embedder, load_embedder, same_model
+from ragq.embedders import load_embedder, same_model
 from ragq.errors import IncompatibleIndexError, InvalidArgumentError
 from ragq.manifest import Manifest
+from ragq.token_embedders import load_token_embedder
 
 __all__ = ["embedder_of"]
 
 
-def embedder_of(path: Path, manifest: Manifest, model: Any, options: dict[str, Any]) -> Embedder:
-    """Return what embeds for an index.
+def embedder_of(path: Path, manifest: Manifest, model: Any, options: dict[str, Any]) -> Any:
+    """Return what embeds for an index: an `Embedder`, or a `TokenEmbedder` for a multi-vector index.
 
     Parameters
     ----------
@@ -32,7 +33,8 @@ def embedder_of(path: Path, manifest: Manifest, model: Any, options: dict[str, A
     InvalidArgumentError
         No model was given, and the manifest names none that can be loaded.
     """
-    known = manifest.embedder
+    known, tokens = manifest.embedder, manifest.multi_vector is not None
+    kind, load = ("multi-vector", load_token_embedder) if tokens else ("sentence-transformers", load_embedder)
     options = dict(options)
     if model is None:
         if known is None:
@@ -40,14 +42,15 @@ def embedder_of(path: Path, manifest: Manifest, model: Any, options: dict[str, A
                 f"{path} was made from ready embeddings; open it with the model that made them: "
                 "ragq.open(path, model=…) or --model, or search with search_embeddings."
             )
-        if known.get("kind") != "sentence-transformers":
+        if known.get("kind") != kind:
             raise InvalidArgumentError(
                 f"{path} was embedded by {known.get('model')}; give it again: ragq.open(path, model=…)."
             )
         model = known["model"]
-        options = {"revision": known.get("revision"), "truncate_dim": known.get("truncate_dim")} | options
+        names = ("revision", "skiplist") if tokens else ("revision", "truncate_dim")
+        options = {name: known.get(name) for name in names} | options
         options.setdefault("prompts", known.get("prompts") or None)
-    embedder = load_embedder(model, **options)
+    embedder: Any = load(model, **options)
     mine = known or {"kind": "embeddings", "dim": manifest.dim}
     difference = same_model(mine, embedder.fingerprint)
     if difference:

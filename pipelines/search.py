@@ -134,8 +134,8 @@ def expanded(view: View, ranking: Ranking, how: str, masks: Masks) -> Ranking:
     rows, scores = ranking
     if not len(rows):
         return ranking
-    seeds = view.decode(rows[:SEEDS])
-    _, near = view.scan(seeds, DEGREE + 1, masks)
+    seeds = rows[:SEEDS]
+    near = view.near(seeds, DEGREE + 1, masks)
     fresh = np.setdiff1d(np.unique(near[near >= 0]), rows)
     everything = np.concatenate([rows, fresh])
     x = normalized(view.decode(everything))

@@ -8,14 +8,14 @@ from functools import cached_property
 from typing import Any
 
 import numpy as np
-from numpy.typing import ArrayLike, NDArray
+from numpy.typing import NDArray
 
 from ragq.checks import check_embeddings, check_int, normalized
 from ragq.compressors import Compressor
 from ragq.errors import InvalidArgumentError
 from ragq.filters import Where, matching_rows
 from ragq.pipelines.documents import COLUMNS, fetch, join_passages
-from ragq.pipelines.fitting import load_compressor
+from ragq.pipelines.fitting import full_shard, load_compressor
 from ragq.retrievers.lexical import Lexical, Ranking
 from ragq.retrievers.scan import scan
 from ragq.retrievers.structures.base import Prepared, Probe
@@ -39,7 +39,15 @@ class View:
     def __init__(self, snapshot: Snapshot) -> None:
         self.snapshot = snapshot
         self.manifest = snapshot.manifest
-        self.compressor: Compressor = load_compressor(snapshot.folder, snapshot.manifest, snapshot.state())
+        self.compressor: Compressor = self._load()
+
+    def _load(self) -> Compressor:
+        return load_compressor(self.snapshot.folder, self.manifest, self.snapshot.state())
+
+    @property
+    def shard_rows(self) -> int:
+        """Rows of a full shard."""
+        return full_shard(self.compressor.code_size)
 
     @cached_property
     def lexical(self) -> Lexical:
@@ -77,7 +85,7 @@ class View:
         return "ip" if self.manifest.metric == "cosine" else self.manifest.metric
 
     def scan(
-        self, x: ArrayLike, k: int, masks: Masks, threads: int | None = None, probe: Probe = TUNED
+        self, x: Any, k: int, masks: Masks, threads: int | None = None, probe: Probe = TUNED
     ) -> tuple[NDArray[np.float32], NDArray[np.int64]]:
         """Return scores and rows of the best `k` passages for each query embedding, each of shape (n, k).
 
@@ -86,7 +94,9 @@ class View:
         No more than all rows come back: `k` columns that cannot be filled would be memory for nothing.
         """
         check_int(k, "k", 1)
-        queries = check_embeddings(x, self.manifest.dim, name="queries")
+        queries = check_embeddings(np.atleast_2d(np.asarray(x)), self.manifest.dim, name="queries")
+        if probe.candidates is not None:
+            raise InvalidArgumentError("'candidates' belongs to the first stage of a multi-vector index.")
         if self.manifest.normalize:
             queries = normalized(queries)
         most = min(k, max(1, self.manifest.rows))
@@ -105,6 +115,14 @@ class View:
             for position, row in zip(where.tolist(), local.tolist(), strict=True):
                 codes[position] = block.codes(row, row + 1)[0]
         return self.compressor.decode(codes)
+
+    def reconstruct(self, rows: NDArray[np.int64]) -> Any:
+        """Return the decoded embeddings of rows, in the form in which embeddings go in."""
+        return self.decode(rows)
+
+    def near(self, rows: NDArray[np.int64], k: int, masks: Masks) -> NDArray[np.int64]:
+        """Return the rows that are nearest to some rows, -1 where there are fewer, of shape (n, k)."""
+        return self.scan(self.decode(rows), k, masks)[1]
 
     def results(self, scores: NDArray[np.float32], rows: NDArray[np.int64], k: int) -> Results:
         """Return what a scan found with the ids of its documents, padded to `k` columns."""

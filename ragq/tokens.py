@@ -197,11 +197,16 @@ class TokenEmbeddings:
         return self._of(self.values[rows], offsets)
 
     def normalized(self) -> TokenEmbeddings:
-        """Return the same with every token embedding scaled to unit length; rows of zeros stay."""
-        norms = np.sqrt(np.einsum("ij,ij->i", self.values, self.values, dtype=np.float32))
-        if np.abs(norms - 1).max(initial=0) < 1e-6:
+        """Return the same with every token embedding scaled to unit length; rows of zeros stay.
+
+        A row that has it but for rounding stays as it is, so that what comes out of a row depends on that row alone.
+        """
+        norms = np.sqrt(np.einsum("ij,ij->i", self.values, self.values))
+        off = (np.abs(norms - 1) > 1e-6) & (norms > 0)
+        if not off.any():
             return self
-        values = np.asarray(self.values / np.where(norms > 0, norms, 1)[:, None], np.float32)
+        values = self.values.copy()
+        values[off] /= norms[off, None]
         return self._of(values, self.offsets)
 
 
