@@ -7,12 +7,12 @@ from typing import Any
 
 import click
 
-from ragq.cli.options import echo_json, given, json_option, model_options
+from ragq.cli.options import PLACE, echo_json, given, json_option, model_options
 
 
 @click.command()
 @click.argument("source", required=False)
-@click.option("-o", "--output", type=click.Path(path_type=Path), help="The index folder.  [default: SOURCE.ragq]")
+@click.option("-o", "--output", type=PLACE, help="The index folder, or an s3:// or gs:// URL.  [default: SOURCE.ragq]")
 @click.option("--codec", metavar="SPEC", help="Compressor; 'ragq codecs' lists them.  [default: FP8]")
 @click.option(
     "--budget", type=click.IntRange(1), metavar="BYTES", help="Choose the best codec within these code bytes."
@@ -28,11 +28,14 @@ from ragq.cli.options import echo_json, given, json_option, model_options
 @click.option(
     "--strict", is_flag=True, help="Fail on a file that cannot be read, where else it is skipped and counted."
 )
+@click.option("--engine", type=click.Choice(["local", "ray"]), default="local", help="Who does the work.")
+@click.option("--address", help="The Ray cluster; without it, Ray is started on this machine.")
+@click.option("--workers", type=click.IntRange(1), help="Ray actors; one a GPU or processor by default.")
 @click.option("--resume", is_flag=True, help="Go on after the last finished shard of an interrupted run.")
 @model_options
 @json_option
-def index(source: str | None, output: Path | None, as_json: bool, **options: Any) -> None:
-    """Index SOURCE: a folder, a JSONL, CSV, TSV, Parquet or Arrow file, or a BEIR folder.
+def index(source: str | None, output: str | Path | None, as_json: bool, **options: Any) -> None:
+    """Index SOURCE: a folder, a JSONL, CSV, TSV, Parquet or Arrow file, or a BEIR folder; s3:// and gs:// URLs, too.
 
     An old index in the same place is replaced, and stays readable until the new one is whole.
 
@@ -40,6 +43,7 @@ def index(source: str | None, output: Path | None, as_json: bool, **options: Any
     ragq index docs/
     ragq index beir/scifact -o scifact.ragq --codec PCA128,FP8
     ragq index beir/scifact --embeddings beir/scifact/corpus.minilm.npy --budget 48
+    ragq index s3://bucket/corpus -o s3://bucket/corpus.ragq --engine ray
     """
     import ragq
     from ragq.pipelines.progress import progress_bar

@@ -7,11 +7,11 @@ from typing import Any
 
 import click
 
-from ragq.cli.options import echo_json, json_option
+from ragq.cli.options import PLACE, echo_json, json_option
 
 
 @click.command()
-@click.argument("index", type=click.Path(path_type=Path), required=False)
+@click.argument("index", type=PLACE, required=False)
 @click.option("--kernels", is_flag=True, help="Show which kernels are built, available and used.")
 @json_option
 def info(index: Path | None, kernels: bool, as_json: bool) -> None:

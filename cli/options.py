@@ -11,11 +11,22 @@ import click
 
 from ragq.errors import InvalidArgumentError
 
-__all__ = ["echo_json", "index_argument", "json_option", "model_options", "parse_where", "where_option"]
+__all__ = ["PLACE", "echo_json", "index_argument", "json_option", "model_options", "parse_where", "where_option"]
 
 F = TypeVar("F", bound=Callable[..., Any])
 
-index_argument = click.argument("index", type=click.Path(path_type=Path))
+
+class Place(click.ParamType):
+    """The place of an index: a folder, or a URL of an object store, which no `Path` can hold."""
+
+    name = "path"
+
+    def convert(self, value: Any, param: click.Parameter | None, ctx: click.Context | None) -> str | Path:
+        return value if isinstance(value, Path) or value.startswith(("s3://", "gs://")) else Path(value)
+
+
+PLACE = Place()
+index_argument = click.argument("index", type=PLACE)
 json_option = click.option("--json", "as_json", is_flag=True, help="Print JSON for machines; no progress bar.")
 where_option = click.option(
     "--where", metavar="JSON", help='Only documents that match, e.g. \'{"lang": "en", "year": {"$gte": 2020}}\'.'

@@ -68,25 +68,20 @@ def fetch(file: FileEntry, source: str, download: Callable[[HashingFile], None])
     source : str
         Where it comes from, for messages.
     download : callable
-        ``download(sink)`` writes it.
+        ``download(sink)`` writes it, or raises `CorruptIndexError` when there is none.
 
     Raises
     ------
     CorruptIndexError
-        What came has another size or checksum, or there is nothing.
+        What came has another size or checksum, or there is none.
     """
     path = place(file)
     with storage_errors(path, "write"):
         path.parent.mkdir(parents=True, exist_ok=True)
-    try:
-        with durable_write(path) as sink:
-            download(sink)
-            if sink.size != file.size or sink.digest != file.xxh3:
-                raise CorruptIndexError(f"{source} was altered: its size or checksum is not the manifest's.")
-    except FileNotFoundError:
-        raise CorruptIndexError(
-            f"{source} is missing. If the index was compacted since it was opened, open it again or call refresh()."
-        ) from None
+    with durable_write(path) as sink:
+        download(sink)
+        if sink.size != file.size or sink.digest != file.xxh3:
+            raise CorruptIndexError(f"{source} was altered: its size or checksum is not the manifest's.")
     shrink(path)
     return path
 

@@ -70,7 +70,7 @@ def locate(path: str | os.PathLike[str]) -> Path:
         return Path(path)
     store = open_store(path)
     name = re.sub(r"[^\w.-]+", "-", store.prefix.rpartition("/")[2])
-    folder = cache_folder() / "indexes" / f"{name}-{xxhash.xxh3_128_hexdigest(store.identity.encode())}"
+    folder = cache_folder() / "indexes" / f"{name}-{xxhash.xxh3_128_hexdigest(store.reference.encode())}"
     with storage_errors(folder, "create"):
         folder.mkdir(parents=True, exist_ok=True)
     _stores.setdefault(folder, store)
@@ -86,9 +86,7 @@ def address(folder: Path) -> str:
 def reference(folder: Path) -> str | Path:
     """Return what `locate` takes, in another process too, to give this folder again."""
     store = _stores.get(folder)
-    if store is None:
-        return folder
-    return store.url + "".join(f"{'&' if i else '?'}{k}={v}" for i, (k, v) in enumerate(sorted(store.options.items())))
+    return folder if store is None else store.reference
 
 
 def open_manifest(folder: Path, name: str = MANIFEST) -> BinaryIO:

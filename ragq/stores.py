@@ -19,9 +19,9 @@ from collections.abc import Iterable, Iterator
 from functools import cached_property
 from pathlib import Path
 from typing import Any
-from urllib.parse import parse_qsl, urlsplit
+from urllib.parse import parse_qsl, urlencode, urlsplit
 
-from ragq.errors import InvalidArgumentError, RagqError, StorageError, missing_extra
+from ragq.errors import CorruptIndexError, InvalidArgumentError, RagqError, StorageError, missing_extra
 from ragq.storage import CHUNK, HashingFile
 
 __all__ = ["ChangedError", "Store", "is_url", "open_store", "store_errors"]
@@ -65,12 +65,12 @@ class Store(ABC):
 
     def __init__(self, scheme: str, bucket: str, prefix: str, options: dict[str, str]) -> None:
         self.bucket, self.prefix, self.options = bucket, prefix, options
-        self.url = f"{scheme}://{bucket}/{prefix}"
+        self.url = f"{scheme}://{bucket}/{prefix}".rstrip("/")
 
     @property
-    def identity(self) -> str:
-        """What tells this store from all others, its endpoint included."""
-        return f"{self.url}?{sorted(self.options.items())}"
+    def reference(self) -> str:
+        """The URL with all options: what `open_store` takes, in another process too."""
+        return self.url + (f"?{urlencode(sorted(self.options.items()))}" if self.options else "")
 
     @cached_property
     @abstractmethod
@@ -79,7 +79,7 @@ class Store(ABC):
 
     def key(self, name: str) -> str:
         """Return the key of an object within its bucket."""
-        return f"{self.prefix}/{name}"
+        return f"{self.prefix}/{name}" if self.prefix else name
 
     def path(self, name: str) -> str:
         """Return the path of an object as `fs` takes it."""
@@ -96,13 +96,18 @@ class Store(ABC):
         return data
 
     def download(self, name: str, file: HashingFile) -> None:
-        """Copy an object into an open file; raises `FileNotFoundError` when there is none."""
-        with (
-            store_errors(f"{self.url}/{name}", "read"),
-            self.fs.open_input_stream(self.path(name), compression=None) as stream,
-        ):
-            while chunk := stream.read(PART):
-                file.write(chunk)
+        """Copy an object of an index into an open file; raises `CorruptIndexError` when there is none."""
+        with store_errors(f"{self.url}/{name}", "read"):
+            try:
+                stream = self.fs.open_input_stream(self.path(name), compression=None)
+            except FileNotFoundError:
+                raise CorruptIndexError(
+                    f"{self.url}/{name} is missing. If the index was compacted since it was opened, open it again or "
+                    "call refresh()."
+                ) from None
+            with stream:
+                while chunk := stream.read(PART):
+                    file.write(chunk)
 
     def upload(self, path: Path, name: str) -> None:
         """Copy a file into the store; the object appears when it is whole."""
@@ -306,8 +311,14 @@ def check_options(options: dict[str, str], known: set[str]) -> dict[str, str]:
     return dict(options)
 
 
-def open_store(url: str | os.PathLike[str]) -> Store:
+def open_store(url: str | os.PathLike[str], *, bucket: bool = False) -> Store:
     """Return the store that a URL names; nothing is asked of it yet.
+
+    Parameters
+    ----------
+    url : str
+    bucket : bool
+        Whether a whole bucket will do.
 
     Raises
     ------
@@ -322,6 +333,6 @@ def open_store(url: str | os.PathLike[str]) -> Store:
     if not re.fullmatch(r"[A-Za-z0-9][A-Za-z0-9._-]+", parts.netloc):
         more = " Credentials belong into the environment, not into the URL." if "@" in parts.netloc else ""
         raise InvalidArgumentError(f"A URL must be {parts.scheme}://bucket/path. It names no bucket.{more}")
-    if not prefix or any(part in ("", ".", "..") for part in prefix.split("/")):
+    if not (prefix or bucket) or any(part in ("", ".", "..") for part in prefix.split("/") if prefix):
         raise InvalidArgumentError(f"'{text}' must name a path within the bucket: {parts.scheme}://bucket/path.")
     return STORES[parts.scheme](parts.scheme, parts.netloc, prefix, dict(parse_qsl(parts.query)))

@@ -9,10 +9,10 @@ from typing import Any
 
 from ragq.errors import RagqError, StorageError, missing_extra
 
-__all__ = ["Cluster"]
+__all__ = ["ATTEMPTS", "Cluster"]
 
 STORE_BYTES = 256 << 20  # Ray's shared memory on one machine: what passes through it is small
-RETRIES = 4  # of an item whose worker died; an item that kills its workers is given up
+ATTEMPTS = 4  # at an item whose worker dies: Ray would go on for ever with one that kills its workers
 
 
 class Cluster:
@@ -79,7 +79,7 @@ class Cluster:
         return self._ray.put(value)
 
     def counter(self) -> Any:
-        """Start an actor that is told how far workers are."""
+        """Start a `Counter` as an actor."""
         return self._ray.remote(num_cpus=0, max_restarts=-1)(Counter).remote()
 
     def read_counter(self, counter: Any) -> int:
@@ -109,8 +109,6 @@ class Cluster:
             concurrency=max(1, min(workers, count)),
             num_cpus=1,
             num_gpus=1 if self.has_gpus else None,
-            max_restarts=-1,
-            max_task_retries=RETRIES,
         )
         try:
             for row in data.iter_rows():
@@ -125,10 +123,16 @@ class Cluster:
 
 
 class Counter:
-    """How many rows of each item are done; an item that is done again counts once."""
+    """How often each item was begun, and how many of its rows are done; what is done again counts once."""
 
     def __init__(self) -> None:
         self.rows: dict[int, int] = {}
+        self.begun: dict[int, int] = {}
+
+    def begin(self, number: int) -> int:
+        """Count a beginning of an item, and return the beginnings so far."""
+        self.begun[number] = self.begun.get(number, 0) + 1
+        return self.begun[number]
 
     def tell(self, number: int, rows: int) -> None:
         """Take the rows of an item."""

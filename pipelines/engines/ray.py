@@ -14,7 +14,7 @@ import json
 import secrets
 import threading
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -25,8 +25,9 @@ from numpy.typing import NDArray
 from ragq.checks import check_int
 from ragq.compressors import Compressor
 from ragq.embedders import DEFAULT_MODEL
+from ragq.errors import StorageError
 from ragq.manifest import ShardEntry, read_shard
-from ragq.pipelines.engines.cluster import Cluster
+from ragq.pipelines.engines.cluster import ATTEMPTS, Cluster
 from ragq.pipelines.engines.local import LocalEngine
 from ragq.pipelines.engines.work import Job, Worker
 from ragq.pipelines.feeds import Feed, ReadyFeed, TextFeed
@@ -149,6 +150,7 @@ class RayEngine:
         """Yield the results of items in their order, each as soon as those before it are there."""
         waiting: dict[int, bytes] = {}
         turn = 0
+        counter = counter or self.cluster.counter()
         shared = self.cluster.share((job, items))
         for number, result in self.cluster.map(RemoteWorker, ([shared], what, counter), len(items), self.workers):
             waiting[number] = result
@@ -171,7 +173,7 @@ class RemoteWorker:
         One reference to (job, items); in a list, so that Ray hands on the reference.
     what : {'read', 'embed', 'shard'}
     counter : actor handle
-        Is told the rows of a shard.
+        Of a `ragq.pipelines.engines.cluster.Counter`.
     """
 
     def __init__(self, shared: list[Any], what: str, counter: Any) -> None:
@@ -180,11 +182,17 @@ class RemoteWorker:
         job, self.items = ray.get(shared[0])
         self.worker = Worker(job)
         self.what, self.counter = what, counter
+        self.begin: Callable[[int], int] = lambda number: int(ray.get(counter.begin.remote(number)))
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Do one item."""
         number = int(row["number"])
         item = self.items[number]
+        if self.begin(number) > ATTEMPTS:
+            raise StorageError(
+                f"Item {number + 1} of {len(self.items)} ({self.what}) has ended its worker {ATTEMPTS} times; is there "
+                "enough memory? Go on with --resume."
+            )
         if self.what == "embed":
             return {"number": number, "result": self.worker.embed(item).tobytes()}
         if self.what == "read":

@@ -18,6 +18,8 @@ from ragq.pipelines.readers.embeddings import Embeddings, open_embeddings
 from ragq.pipelines.readers.folder import FileReader, FolderReader
 from ragq.pipelines.readers.iterables import IterableReader
 from ragq.pipelines.readers.record_files import RecordFilesReader, beir_corpus, record_kind
+from ragq.pipelines.readers.remote import open_remote
+from ragq.stores import is_url
 
 __all__ = [
     "MAX_ID_BYTES",
@@ -47,6 +49,7 @@ def read(
     Parameters
     ----------
     source : str, Path, Iterable or Reader
+        ``s3://`` and ``gs://`` URLs name what is there by the same rules, but for ignored files. Else:
         A folder of text files; a BEIR folder (its ``corpus.jsonl`` alone is read); a folder that holds nothing but
         files of records of one kind; a file of records (``.jsonl .ndjson .csv .tsv .parquet .arrow .feather``, text
         ones also ``.gz``); any other text, HTML, PDF or Office file; or an iterable of str, dict, `Document` or
@@ -90,6 +93,8 @@ def read(
         return IterableReader(source, options, ids)
     if ids is not None:
         raise InvalidArgumentError("'ids' goes with an iterable. For files, name the field of the id: id_field=….")
+    if is_url(source):
+        return open_remote(source, options)
     path = Path(source).expanduser()
     if not path.exists():
         raise InvalidArgumentError(f"No such file or folder: {str(source)!r}.")

@@ -216,8 +216,10 @@ def test_places_that_are_not_indexes(url: str, server: ObjectStore) -> None:
     server.client().put_object(Bucket=BUCKET, Key=f"{key(url)}/thesis.doc", Body=b"x")
     with pytest.raises(InvalidArgumentError, match=r"not empty: it holds 'thesis.doc'"):
         make(url)
-    with pytest.raises(StorageError, match=r"Cannot read s3://no-such-bucket/x/manifest.json"):
-        ragq.open("s3://no-such-bucket/x").close()
+    with pytest.raises(InvalidArgumentError, match=r"There is no index at s3://no-such-bucket/x"):
+        ragq.open("s3://no-such-bucket/x")
+    with pytest.raises(StorageError, match=r"Cannot read s3://no-such-bucket/x/manifest.json: .*bucket"):
+        make("s3://no-such-bucket/x")
 
 
 @pytest.mark.parametrize(
