@@ -12,7 +12,7 @@ from ragq.cli.options import echo_json, index_argument, json_option
 
 @click.command()
 @index_argument
-@click.argument("kind", type=click.Choice(["auto", "ivf", "hnsw", "none"]), default="auto")
+@click.argument("kind", type=click.Choice(["auto", "ivf", "hnsw", "sm2graph", "none"]), default="auto")
 @click.option("--nlist", type=click.IntRange(1), help="Lists of ivf.  [default: about 4 sqrt(rows)]")
 @click.option(
     "--recall",

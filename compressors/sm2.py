@@ -143,12 +143,18 @@ class SM2(RandomRotation, Quantizer):
         ndarray of int64, shape (n, m)
             0 where all signs agree; 4 for a sign that differs between two large coordinates.
         """
-        (pa, sa), (pb, sb) = self._bits(a), self._bits(b)
+        (pa, sa), (pb, sb) = self.bits(a), self.bits(b)
         differ = pa[:, None] ^ pb[None]
         parts = (differ, differ & sa[:, None], differ & sb[None], differ & sa[:, None] & sb[None])
         return np.sum([np.bitwise_count(part).sum(axis=2, dtype=np.int64) for part in parts], axis=0)
 
-    def _bits(self, codes: Codes) -> tuple[Codes, Codes]:
-        """Return the bytes of signs and of magnitudes of rows; spare bits differ in no sign."""
+    def bits(self, codes: Codes) -> tuple[Codes, Codes]:
+        """Return the packed bits of rows that `distance` compares.
+
+        Returns
+        -------
+        signs, magnitudes : ndarray of uint8, shape (n, ceil(dim / 8))
+            1 for a positive, and for a large coordinate; spare bits differ in no sign.
+        """
         positive, second = np.split(self._check_codes(codes)[:, : self.layout.width], 2, axis=1)
         return positive, ~(positive ^ second)

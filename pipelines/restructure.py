@@ -16,9 +16,12 @@ from ragq.pipelines.progress import Progress
 from ragq.retrievers.scan import scan
 from ragq.retrievers.structures.auto import choose
 from ragq.retrievers.structures.base import Coverage, Floats, Prepared, Probe, Source
-from ragq.retrievers.structures.hnsw import HNSW, SCAN_SHARE, build_hnsw
+from ragq.retrievers.structures.chosen import Ranker
+from ragq.retrievers.structures.graph import SCAN_SHARE
+from ragq.retrievers.structures.hnsw import build_hnsw
 from ragq.retrievers.structures.ivf import IVF, build_ivf, default_nlist
 from ragq.retrievers.structures.searcher import load_structure
+from ragq.retrievers.structures.sm2graph import build_sm2graph
 from ragq.snapshot import Snapshot
 from ragq.storage import storage_errors
 from ragq.transaction import Transaction
@@ -28,7 +31,7 @@ if TYPE_CHECKING:
 
 __all__ = ["KINDS", "Structured", "renew", "restructure"]
 
-KINDS = ("auto", "ivf", "hnsw", "none")
+KINDS = ("auto", "ivf", "hnsw", "sm2graph", "none")
 TUNING_QUERIES = 256
 TUNING_K = 10
 MIXED = 0.9  # share of another row in a made-up query: one row alone would find itself too easily
@@ -41,7 +44,7 @@ class Structured:
     Attributes
     ----------
     kind : str
-        ``ivf``, ``hnsw`` or ``none`` (searches scan every row).
+        ``ivf``, ``hnsw``, ``sm2graph`` or ``none`` (searches scan every row).
     reason : str
         Why, when it was chosen by ``auto``; else empty.
     parameters : dict
@@ -134,8 +137,11 @@ class Builder:
             lists = min(nlist or default_nlist(rows), rows)
             files, parameters = build_ivf(folder, prefix, self.source, self.metric, lists, self.seed, self.progress)
             parameters["nprobe"] = 1
-        else:
+        elif kind == "hnsw":
             files, parameters = build_hnsw(folder, prefix, self.source, self.metric, self.seed, self.progress)
+            parameters["ef_search"] = 1
+        else:
+            files, parameters = build_sm2graph(folder, prefix, self.source, self.seed, self.progress)
             parameters["ef_search"] = 1
         entries = [shard.entry for shard in self.snapshot.shards]
         return StructureEntry(kind, parameters, tuple(e.id for e in entries), tuple(e.rows for e in entries), files)
@@ -152,7 +158,7 @@ class Builder:
         if self.normalize:
             queries = normalized(queries)
         coverage = Coverage(self.snapshot, described)
-        structure = load_structure(self.snapshot, described, coverage, self.metric)
+        structure = load_structure(self.snapshot, described, coverage, Ranker(self.snapshot.shards), self.metric)
         prepared = Prepared(self.compressor, queries, self.metric)
         self.progress("tune", 0, 1)
         blocks = [shard.block for shard in self.snapshot.shards]
@@ -161,7 +167,6 @@ class Builder:
             nprobe, reached = tune_nprobe(structure, queries, rows, recall)
             found = {"nprobe": nprobe, "recall": round(reached, 4)}
         else:
-            assert isinstance(structure, HNSW)
             allowed = coverage.allowed(self.masks)
 
             def search(ef: int) -> NDArray[np.float32]:

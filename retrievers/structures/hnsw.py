@@ -9,7 +9,6 @@ Files: ``arrays`` (projection) and ``graph`` (hnswlib's own format, loaded only 
 
 from __future__ import annotations
 
-import math
 import os
 import secrets
 from collections.abc import Callable
@@ -22,30 +21,25 @@ from numpy.typing import NDArray
 from ragq.compressors.codebooks import cpu_threads
 from ragq.errors import CorruptIndexError, missing_extra
 from ragq.manifest import FileEntry, StructureEntry
-from ragq.retrievers.scan import scan
 from ragq.retrievers.structures.base import (
     PRINCIPAL_ROWS,
-    Allowed,
     Coverage,
     Floats,
-    Found,
-    Prepared,
-    Probe,
     Source,
-    Structure,
     load_arrays,
     parameter,
     principal,
     save_arrays,
 )
-from ragq.shards import Shard, entry, verify_file
+from ragq.retrievers.structures.chosen import Ranker
+from ragq.retrievers.structures.graph import GraphStructure
+from ragq.shards import entry, verify_file
 from ragq.storage import TEMPORARY, durable_write, storage_errors
 
 __all__ = ["HNSW", "build_hnsw", "load_graph", "neighbours", "new_graph", "save_graph"]
 
 LINKS = 16  # M of the paper
 EF_CONSTRUCTION = 200
-SCAN_SHARE = 8  # a search for more than this part of the rows is a scan
 COPY_BYTES = 1 << 20
 
 
@@ -104,15 +98,14 @@ def neighbours(graph: Any, queries: Floats, n: int, ef: int) -> NDArray[np.int64
     return np.asarray(found[:, :n], np.int64)
 
 
-class HNSW(Structure):
+class HNSW(GraphStructure):
     """A graph over the rows of some shards.
 
     Parameters
     ----------
     graph : hnswlib.Index
     projection : ndarray of float32, shape (d, dim)
-    shards : sequence of Shard
-        Of the snapshot, for their codes.
+    ranker : Ranker
     coverage : Coverage
     ef_search : int
         What searches use that do not say.
@@ -120,13 +113,13 @@ class HNSW(Structure):
 
     kind = "hnsw"
 
-    def __init__(self, graph: Any, projection: Floats, shards: list[Shard], coverage: Coverage, ef_search: int) -> None:
-        self.graph, self.projection, self.ef_search = graph, projection, ef_search
-        self.shards, self.coverage = shards, coverage
+    def __init__(self, graph: Any, projection: Floats, ranker: Ranker, coverage: Coverage, ef_search: int) -> None:
+        super().__init__(ranker, coverage, ef_search)
+        self.graph, self.projection = graph, projection
 
     @classmethod
     def load(
-        cls, folder: Path, described: StructureEntry, shards: list[Shard], coverage: Coverage, dim: int, metric: str
+        cls, folder: Path, described: StructureEntry, ranker: Ranker, coverage: Coverage, dim: int, metric: str
     ) -> HNSW:
         """Open the files that a manifest names; raise `CorruptIndexError` when they do not fit together."""
         files = described.files
@@ -138,35 +131,10 @@ class HNSW(Structure):
                 f"{folder / files['arrays'].name} is of {projection.shape[1]} dimensions, not {dim}."
             )
         graph = load_graph(folder, files["graph"], metric, len(projection), coverage.rows)
-        return cls(graph, projection, shards, coverage, parameter(described, "ef_search", folder))
+        return cls(graph, projection, ranker, coverage, parameter(described, "ef_search", folder))
 
-    def search(self, prepared: Prepared, k: int, allowed: Allowed, probe: Probe, threads: int | None) -> Found:
-        n_queries = len(prepared.queries)
-        scores = np.full((n_queries, k), -np.inf, np.float32)
-        rows = np.full((n_queries, k), -1, np.int64)
-        share = allowed.count / max(1, self.coverage.rows)
-        for i in range(n_queries if allowed.count else 0):
-            ef = math.ceil(max(probe.ef_search or self.ef_search, k) / share)
-            found = self._candidates(prepared.queries[i : i + 1], ef, allowed)
-            while found is not None and len(found) < min(k, allowed.count):  # what is near the query is filtered out
-                found = self._candidates(prepared.queries[i : i + 1], ef := 4 * ef, allowed)
-            if found is None:
-                found = np.flatnonzero(allowed.rows)
-            scores[i], rows[i] = self._rank(prepared, i, found, k, threads)
-        return scores, rows
-
-    def _candidates(self, query: Floats, ef: int, allowed: Allowed) -> NDArray[np.int64] | None:
-        """Return the allowed rows among `ef` near ones; None when that is so many that a scan is faster."""
-        if ef > self.coverage.rows // SCAN_SHARE:
-            return None
-        found = neighbours(self.graph, query @ self.projection.T, ef, ef)
-        return None if found is None else found[0][allowed.rows[found[0]]]
-
-    def _rank(self, prepared: Prepared, i: int, rows: NDArray[np.int64], k: int, threads: int | None) -> Found:
-        """Score some rows of the structure by their codes."""
-        masks = self.coverage.masks(rows, self.shards)
-        scores, best = scan(prepared.one(i), [shard.block for shard in self.shards], k, masks, threads)
-        return scores, self.coverage.own(best)
+    def near(self, queries: Floats, ef: int, threads: int) -> NDArray[np.int64] | None:
+        return neighbours(self.graph, queries @ self.projection.T, ef, ef)
 
 
 def build_hnsw(

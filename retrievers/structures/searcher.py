@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,9 +12,10 @@ from ragq.errors import IncompatibleIndexError
 from ragq.manifest import StructureEntry
 from ragq.retrievers.scan import default_threads, scan
 from ragq.retrievers.structures.base import Allowed, Coverage, Found, Masks, Prepared, Probe, Structure, merge
-from ragq.retrievers.structures.fine import FineCodes
+from ragq.retrievers.structures.chosen import Ranker
 from ragq.retrievers.structures.hnsw import HNSW
 from ragq.retrievers.structures.ivf import IVF
+from ragq.retrievers.structures.sm2graph import SM2Graph
 from ragq.snapshot import Snapshot
 
 __all__ = ["Searcher", "load_structure", "take_probe"]
@@ -27,7 +27,9 @@ def take_probe(options: dict[str, Any]) -> Probe:
     return Probe(**{name: options.pop(name) for name in names if name in options})
 
 
-def load_structure(snapshot: Snapshot, described: StructureEntry, coverage: Coverage, metric: str) -> Structure:
+def load_structure(
+    snapshot: Snapshot, described: StructureEntry, coverage: Coverage, ranker: Ranker, metric: str
+) -> Structure:
     """Open a structure over shards of a snapshot.
 
     Raises
@@ -41,7 +43,9 @@ def load_structure(snapshot: Snapshot, described: StructureEntry, coverage: Cove
     if described.kind == "ivf":
         return IVF.load(folder, described, snapshot.layout.coarse, dim, metric)
     if described.kind == "hnsw":
-        return HNSW.load(folder, described, snapshot.shards, coverage, dim, metric)
+        return HNSW.load(folder, described, ranker, coverage, dim, metric)
+    if described.kind == "sm2graph":
+        return SM2Graph.load(folder, described, ranker, coverage, dim)
     raise IncompatibleIndexError(
         f"{folder} has a structure of kind '{described.kind}', which this ragq does not know. "
         "Update ragq, or remove it with: ragq structure INDEX none"
@@ -64,7 +68,8 @@ class Searcher:
         assert described is not None
         self.snapshot = snapshot
         self.coverage = Coverage(snapshot, described)
-        self.structure = load_structure(snapshot, described, self.coverage, metric)
+        self.ranker = Ranker(snapshot.shards)
+        self.structure = load_structure(snapshot, described, self.coverage, self.ranker, metric)
         self._live: Allowed | None = None
 
     def search(self, prepared: Prepared, k: int, masks: Masks, probe: Probe, threads: int | None = None) -> Found:
@@ -89,15 +94,9 @@ class Searcher:
     ) -> Found:
         """Search lists, which hold coarse codes alone, and score what is found by the fine codes of the shards."""
         coarse = Prepared(compressor.coarse, prepared.queries, prepared.metric)
-        fine = Prepared(compressor.fine, prepared.queries, prepared.metric)
         _, found = self.structure.search(coarse, OVERSAMPLE * k, allowed, probe, threads)
         threads = default_threads() if threads is None else threads
-        return self.fine.topk(fine, self.coverage.current(found), k, threads)
-
-    @cached_property
-    def fine(self) -> FineCodes:
-        """The fine codes of the shards."""
-        return FineCodes(self.snapshot.shards)
+        return self.ranker.topk(prepared, self.coverage.current(found), k, threads)
 
     def _allowed(self, masks: Masks) -> Allowed:
         """Return the rows that masks let through; those of a search without a filter are kept."""

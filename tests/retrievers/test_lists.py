@@ -15,8 +15,9 @@ from ragq.retrievers import kernels
 from ragq.retrievers.kernels import cpu
 from ragq.retrievers.structures import ivf
 from ragq.retrievers.structures.base import Prepared
-from ragq.retrievers.structures.fine import FineCodes
+from ragq.retrievers.structures.chosen import Ranker, codes_at
 from ragq.retrievers.structures.lists import Lists, one_by_one, scan_lists
+from ragq.select import topk
 
 DIM, N, NLIST = 24, 1500, 17
 RNG = np.random.default_rng(3)
@@ -72,30 +73,35 @@ def test_lists_beyond_the_places_are_refused() -> None:
 
 @dataclass
 class FakeShard:
-    """A shard with fine codes alone."""
+    """A shard with codes alone."""
 
     block: Block
     rows: int
 
 
-@pytest.mark.parametrize("spec", ["INT8", "FP8", "F16", "F32", "TQ4", "VPQ10"])
-def test_chosen_rows_are_scored_as_by_the_formula(spec: str) -> None:
+CODECS = ["INT8", "FP8", "F16", "F32", "TQ4", "VPQ10", "PQ6x4", "BIN", "SAQ2", "PQ6x4+INT8", "RBQ1+TQ4"]
+
+
+@pytest.mark.parametrize("spec", CODECS)
+def test_chosen_rows_score_what_they_score_in_a_scan(spec: str) -> None:
     codec = from_spec(spec).fit(X)
     codes = codec.encode(X)
-    shards = []
-    for start, stop in ((0, 700), (700, 701), (701, N)):
-        column = np.concatenate([codes[start:stop], np.zeros((-(stop - start) % 64, codes.shape[1]), np.uint8)])
-        shards.append(FakeShard(Block(codec.layout, {"fine": column}, stop - start), stop - start))
-    fine, p = FineCodes(shards), Prepared(codec, QUERIES, "ip")  # type: ignore[arg-type]
+    bounds = ((0, 700), (700, 701), (701, N))
+    shards = [FakeShard(Block.from_codes(codec.layout, codes[a:b]), b - a) for a, b in bounds]
+    ranker, p = Ranker(shards), Prepared(codec, QUERIES, "ip")  # type: ignore[arg-type]
+    some = np.sort(RNG.choice(799, 50, replace=False))
+    np.testing.assert_array_equal(codes_at(shards[2].block, some), codes[701:][some])
     chosen = np.argsort(RNG.random((len(QUERIES), N)), axis=1)[:, :60]
     chosen[RNG.random(chosen.shape) < 0.2] = -1
     chosen[2] = -1
-    for k, threads in ((10, 1), (80, 2)):
-        scores, rows = fine.topk(p, chosen, k, threads)
-        expected = fine.one_by_one(p, chosen, k)
-        np.testing.assert_allclose(scores, expected[0], rtol=1e-4, atol=1e-5)
-        np.testing.assert_array_equal(rows < 0, expected[1] < 0)
-        assert (rows == expected[1]).mean() > 0.99  # sums in another order may swap what ties
-    assert (rows[2] == -1).all()
-    with mock.patch.dict("os.environ", {kernels.VARIABLE: "reference"}):
-        np.testing.assert_array_equal(fine.topk(p, chosen, 10, 1)[1], fine.one_by_one(p, chosen, 10)[1])
+    exact = codec.scorer(QUERIES).score(codes)
+    kept = np.zeros((len(QUERIES), N), bool)
+    for row, picked in zip(kept, chosen, strict=True):
+        row[picked[picked >= 0]] = True
+    expected = topk(np.where(kept, exact, -np.inf), 80)
+    for k, threads, variable in ((80, 1, ""), (80, 2, ""), (10, 1, "reference")):
+        with mock.patch.dict("os.environ", {kernels.VARIABLE: variable}):
+            scores, rows = ranker.topk(p, chosen, k, threads)
+        np.testing.assert_allclose(scores, expected[0][:, :k], rtol=1e-4, atol=1e-5)
+        np.testing.assert_array_equal(rows < 0, expected[1][:, :k] < 0)
+        assert (rows == expected[1][:, :k]).mean() > 0.99  # sums in another order may swap what nearly ties

@@ -54,14 +54,14 @@ def built(tmp_path_factory: pytest.TempPathFactory) -> dict[str, Path]:
     root = tmp_path_factory.mktemp("structures")
     build(root / "none").close()
     paths = {"none": root / "none"}
-    for kind in ("ivf", "hnsw"):
+    for kind in ("ivf", "hnsw", "sm2graph"):
         paths[kind] = Path(shutil.copytree(root / "none", root / kind))
         with ragq.open(paths[kind], mode="w") as index:
             assert index.restructure(kind).kind == kind
     return paths
 
 
-@pytest.fixture(params=["ivf", "hnsw"])
+@pytest.fixture(params=["ivf", "hnsw", "sm2graph"])
 def index(request: pytest.FixtureRequest, built: dict[str, Path], tmp_path: Path) -> ragq.Index:
     return ragq.open(shutil.copytree(built[request.param], tmp_path / "s.ragq"), mode="w")
 
@@ -143,7 +143,7 @@ def test_lists_hold_any_codes(codec: str, tmp_path: Path) -> None:
         np.testing.assert_array_equal(one.ids[0], index.search_embeddings(QUERIES, 10).ids[3])
 
 
-@pytest.mark.parametrize("kind", ["ivf", "hnsw"])
+@pytest.mark.parametrize("kind", ["ivf", "hnsw", "sm2graph"])
 def test_structures_know_distances(kind: str, tmp_path: Path) -> None:
     with build(tmp_path / "s.ragq", "INT8", "l2") as index:
         index.restructure(kind)
@@ -261,7 +261,7 @@ def test_bad_arguments_are_refused(index: ragq.Index) -> None:
 def test_an_index_of_one_row_has_a_structure(tmp_path: Path) -> None:
     ragq.build(records(1), tmp_path / "s.ragq", embeddings=vectors(1), codec="F32").close()
     with ragq.open(tmp_path / "s.ragq", mode="w") as index:
-        for kind in ("ivf", "hnsw"):
+        for kind in ("ivf", "hnsw", "sm2graph"):
             index.restructure(kind)
             assert index.search_embeddings(QUERIES, 3).ids[:, 0].tolist() == ["d0"] * len(QUERIES)
         index.delete("d0")
