@@ -6,6 +6,7 @@ import os
 import signal
 import threading
 from collections.abc import Callable, Iterable
+from pathlib import Path
 from typing import Any
 
 from moto.server import DomainDispatcherApplication, create_backend_app
@@ -48,7 +49,7 @@ class ObjectStore:
         threading.Thread(target=self._server.serve_forever, daemon=True).start()
         self.environment = CREDENTIALS | {"AWS_ENDPOINT_URL": self.endpoint}
 
-    def fail(self, at: int, how: str, pid: int = 0) -> None:
+    def fail(self, at: int, how: str, pid_file: Path | None = None) -> None:
         """Let something happen at a request, counted from 1.
 
         Parameters
@@ -56,10 +57,15 @@ class ObjectStore:
         at : int
         how : {'none', 'refused', 'lost', 'outage', 'killed before', 'killed after'}
             The request is refused; it is done, but its answer is an error; it and all later ones are refused; the
-            client, process `pid`, is killed before or after the server has done what it asked.
-        pid : int
+            client is killed before or after the server has done what it asked.
+        pid_file : Path, optional
+            Tells the client's process.
         """
-        self.requests, self.at, self.how, self.pid = 0, at, how, pid
+        self.requests, self.at, self.how, self.pid_file = 0, at, how, pid_file
+
+    def _kill(self) -> None:
+        assert self.pid_file is not None
+        os.kill(int(self.pid_file.read_text()), signal.SIGKILL)
 
     def _serve(self, environ: dict[str, Any], start_response: Callable[..., Any]) -> Iterable[bytes]:
         with self._lock:
@@ -68,14 +74,14 @@ class ObjectStore:
             if (hit and self.how == "refused") or (self.how == "outage" and 0 < self.at <= self.requests):
                 return error(environ, start_response)
             if hit and self.how == "killed before":
-                os.kill(self.pid, signal.SIGKILL)
+                self._kill()
                 return error(environ, start_response)
             if hit and self.how == "lost":
                 list(self._app(environ, lambda *_: lambda data: None))
                 return error({}, start_response)
             answer = list(self._app(environ, start_response))
             if hit and self.how == "killed after":
-                os.kill(self.pid, signal.SIGKILL)
+                self._kill()
             return answer
 
     def client(self) -> Any:
