@@ -17,7 +17,13 @@ from ragq.cli.options import PLACE, echo_json, given, json_option, model_options
 @click.option(
     "--budget", type=click.IntRange(1), metavar="BYTES", help="Choose the best codec within these code bytes."
 )
-@click.option("--embeddings", metavar="FILE", help="Ready embeddings: x.npy, or x.parquet:column.")
+@click.option("--multi-vector", is_flag=True, help="Index every token of a passage (late interaction, MaxSim).")
+@click.option(
+    "--first-stage", metavar="SPEC", help="With --multi-vector: what finds candidates, MUVERA(20,4,8),PQ256x8."
+)
+@click.option(
+    "--embeddings", metavar="FILE", help="Ready embeddings: x.npy, or x.parquet:column; of tokens: x.npz, or x.npy."
+)
 @click.option("--ids", metavar="FILE", help="Ids of the embeddings when there is no SOURCE: one a line, .npy, .jsonl.")
 @click.option("--metric", type=click.Choice(["cosine", "ip", "l2"]), default="cosine", show_default=True)
 @click.option("--chunk-tokens", type=click.IntRange(0), help="Tokens of a passage; 0 keeps documents whole.")
@@ -43,6 +49,7 @@ def index(source: str | None, output: str | Path | None, as_json: bool, **option
     ragq index docs/
     ragq index beir/scifact -o scifact.ragq --codec PCA128,FP8
     ragq index beir/scifact --embeddings beir/scifact/corpus.minilm.npy --budget 48
+    ragq index docs/ --multi-vector --codec POOL32,PQ32x8 --first-stage "MUVERA(20,4,8),PQ256x8"
     ragq index s3://bucket/corpus -o s3://bucket/corpus.ragq --engine ray
     """
     import ragq
@@ -74,6 +81,20 @@ def index(source: str | None, output: str | Path | None, as_json: bool, **option
     click.echo(
         f"{target}: {report.documents:,} documents, {report.passages:,} passages, {report.spec}, "
         f"{info['code_bytes']} code bytes and {info['index_bytes_per_vector']:.1f} index bytes a vector"
+    )
+    if "multi_vector" in info:
+        click.echo(account(info))
+
+
+def account(info: dict[str, Any]) -> str:
+    """Return what a document weighs in a multi-vector index, part by part."""
+    facts = info["multi_vector"]
+    each = facts["bytes_per_document"]
+    stage = f" + {each['first_stage']:,.0f} first stage" if facts["first_stage"] else ""
+    parts = f"{each['vectors']:,.0f} vectors{stage} + {each['offsets']:,.0f} offsets"
+    return (
+        f"{facts['vectors_per_passage']:.1f} vectors a passage of {info['code_bytes']} bytes; "
+        f"{each['total']:,.0f} bytes a document: {parts}"
     )
 
 

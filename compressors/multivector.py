@@ -7,7 +7,7 @@ and a codec for it: ``MUVERA(20,4,8),PQ256x8``; it sees all tokens, before any a
 A score is MaxSim, ``sum over the query's tokens of the best inner product with a vector of the document``, queries in
 float32 and documents decoded.
 
-Bytes per document: vectors kept times the codec's bytes, the first stage's bytes, and 8 for an offset.
+Bytes per document: vectors kept times the codec's bytes, the first stage's bytes, and 4 for an offset.
 """
 
 from __future__ import annotations
@@ -27,11 +27,11 @@ from ragq.compressors.spec import from_spec, read_stage, split_stages
 from ragq.compressors.token_codecs import HPC, PLAID
 from ragq.compressors.tokens import TokenStage, check_tokens
 from ragq.errors import CorruptIndexError, InvalidArgumentError, NotFittedError
+from ragq.token_shards import OFFSET_BYTES
 from ragq.tokens import MultiVectorCodes, TokenEmbeddings
 
 __all__ = ["OFFSET_BYTES", "EncodedFirst", "FirstStage", "MultiVectorCompressor"]
 
-OFFSET_BYTES = 8  # where a document's vectors begin, a number a document
 POOLING = (POOL, PRUNE, CARVE)
 TOKEN_CODECS = (PLAID, HPC)  # beside those of single vectors
 State = dict[str, NDArray[Any]]

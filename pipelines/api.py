@@ -11,9 +11,10 @@ from ragq.pipelines.fitting import SHARD_ROWS
 from ragq.pipelines.index import Index
 from ragq.pipelines.progress import Progress, silent
 
-__all__ = ["DEFAULT_CODEC", "build"]
+__all__ = ["DEFAULT_CODEC", "DEFAULT_TOKEN_CODEC", "build"]
 
 DEFAULT_CODEC = "FP8"
+DEFAULT_TOKEN_CODEC = "POOL32,FP8"
 
 
 def build(
@@ -39,6 +40,8 @@ def build(
     engine: str = "local",
     address: str | None = None,
     workers: int | None = None,
+    multi_vector: bool = False,
+    first_stage: str | None = None,
     **model_options: Any,
 ) -> Index:
     """Build an index; an old one at `out` is replaced, and stays readable until the new one is whole.
@@ -53,7 +56,8 @@ def build(
     model : str, Path, SentenceTransformer, callable, Embeddings or Embedder, optional
         What embeds; by default all-MiniLM-L6-v2. With `embeddings`, the model that made them: queries need it.
     codec : str, optional
-        Compressor spec, ``FP8`` by default; ``ragq codecs`` lists them.
+        Compressor spec, ``FP8`` by default; ``ragq codecs`` lists them. Of a multi-vector index, what becomes of the
+        tokens of a passage: ``POOL32,PQ32x8``, by default ``POOL32,FP8``.
     budget : int, optional
         Code bytes a vector; chooses the codec instead of `codec`.
     embeddings : str, Path or ndarray, optional
@@ -87,6 +91,12 @@ def build(
         Of the Ray cluster; without one, and without ``RAY_ADDRESS``, Ray is started on this machine.
     workers : int, optional
         Ray actors; by default one a GPU, or one a processor when there is none.
+    multi_vector : bool
+        Index all token embeddings of a passage and score by MaxSim: a late-interaction model, the token embeddings of
+        any other one, or ready ones as `embeddings` (see `ragq.pipelines.readers.tokens.open_tokens`).
+    first_stage : str, optional
+        What finds the candidates for MaxSim in a multi-vector index: ``MUVERA(20,4,8),PQ256x8``. Without one, every
+        passage is scored.
     **model_options
         ``device``, ``backend``, ``batch_size``, ``truncate_dim``, ``prompts`` …, see `ragq.embedders.load_embedder`.
 
@@ -106,12 +116,14 @@ def build(
     --------
     >>> index = ragq.build("corpus/", "corpus.ragq", codec="PCA128,FP8")  # doctest: +SKIP
     """
-    spec = codec or ("" if budget is not None else DEFAULT_CODEC)
+    default = DEFAULT_TOKEN_CODEC if multi_vector else DEFAULT_CODEC
+    spec = codec or ("" if budget is not None else default)
     if codec and budget is not None:
         from ragq.errors import InvalidArgumentError
 
         raise InvalidArgumentError(f"Give either 'codec' or 'budget'. Got codec {codec!r} and budget {budget!r}.")
-    recipe = Recipe(spec, budget, metric, chunk_tokens, chunk_overlap, sample, shard_rows, seed)
+    chunking = (chunk_tokens, chunk_overlap)
+    recipe = Recipe(spec, budget, metric, *chunking, sample, shard_rows, seed, multi_vector, first_stage)
     report, embedder = build_index(
         source,
         out,

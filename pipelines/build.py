@@ -33,6 +33,7 @@ from ragq.pipelines.scratch import Scratch
 from ragq.pipelines.spool import TABLE, Spool
 from ragq.remote import address, locate
 from ragq.storage import TEMPORARY, fsync_folder, storage_errors
+from ragq.token_embedders import TokenEmbedder, load_token_embedder
 from ragq.transaction import BUILD, Transaction
 
 __all__ = ["SAMPLE", "BuildReport", "Recipe", "build_index"]
@@ -62,6 +63,10 @@ class Recipe:
     shard_rows : int
         Passages a shard.
     seed : int
+    multi_vector : bool
+        Index all token embeddings of a passage.
+    first_stage : str or None
+        Spec of what finds candidates in a multi-vector index.
     """
 
     codec: str = "FP8"
@@ -72,6 +77,8 @@ class Recipe:
     sample: int = SAMPLE
     shard_rows: int = SHARD_ROWS
     seed: int = 0
+    multi_vector: bool = False
+    first_stage: str | None = None
 
     def __post_init__(self) -> None:
         check_metric(self.metric)
@@ -80,6 +87,21 @@ class Recipe:
         check_int(self.seed, "seed", 0)
         if self.budget is not None:
             check_int(self.budget, "budget", 1)
+        if self.first_stage is not None and not self.multi_vector:
+            raise InvalidArgumentError("'first_stage' belongs to a multi-vector index: multi_vector=True.")
+        if self.multi_vector and (self.budget is not None or self.metric == "l2"):
+            wrong = f"a budget of {self.budget}" if self.budget is not None else "the metric l2"
+            raise InvalidArgumentError(
+                f"A multi-vector index takes 'codec' and 'first_stage', and scores by inner products. Got {wrong}."
+            )
+
+    def compressor(self) -> Any:
+        """Return the unfitted compressor that the specs name."""
+        if not self.multi_vector:
+            return from_spec(self.codec)
+        from ragq.compressors.multivector import MultiVectorCompressor
+
+        return MultiVectorCompressor.from_spec(self.codec, self.first_stage)
 
 
 @dataclass(frozen=True)
@@ -126,18 +148,19 @@ def build_index(
     progress: Progress = silent,
     model_options: dict[str, Any] | None = None,
     engine: Engine | None = None,
-) -> tuple[BuildReport, Embedder | None]:
+) -> tuple[BuildReport, Embedder | TokenEmbedder | None]:
     """Build the index at `out`; see `ragq.build` for the arguments."""
     folder, engine = locate(out), engine or make_engine("local")
     if source is None and embeddings is None:
         raise InvalidArgumentError("There is nothing to index: give a source, or embeddings with ids.")
     if recipe.codec:
-        from_spec(recipe.codec)
+        recipe.compressor()
     if source is not None:
         read(source)  # raises when there is no such source, before a model is loaded and anything is made
-    embedder = None
+    embedder: Any = None
     if embeddings is None or model is not None:
-        embedder = load_embedder(model if model is not None else DEFAULT_MODEL, **(model_options or {}))
+        load = load_token_embedder if recipe.multi_vector else load_embedder
+        embedder = load(model if model is not None else DEFAULT_MODEL, **(model_options or {}))
     fresh = prepare_folder(folder)
     arguments = {
         "recipe": asdict(recipe),
@@ -155,7 +178,7 @@ def build_index(
         scratch = Scratch(folder, arguments, transaction.generation, resume)
         try:
             scratch.start()
-            build = Build(transaction, scratch, recipe, embedder, source, strict, progress, engine)
+            build = build_class(recipe)(transaction, scratch, recipe, embedder, source, strict, progress, engine)
             build.model, build.model_options = model, model_options or {}
             return build.run(embeddings, ids), embedder
         except BaseException:  # still under the lock: nobody else's work is here
@@ -165,6 +188,15 @@ def build_index(
             raise
         finally:
             engine.close()
+
+
+def build_class(recipe: Recipe) -> type[Build]:
+    """Return what does the steps of a build."""
+    if recipe.multi_vector:
+        from ragq.pipelines.token_build import TokenBuild
+
+        return TokenBuild
+    return Build
 
 
 def identity(value: Any) -> Any:
@@ -205,7 +237,7 @@ class Build:
         transaction: Transaction,
         scratch: Scratch,
         recipe: Recipe,
-        embedder: Embedder | None,
+        embedder: Any,
         source: Any,
         strict: bool,
         progress: Progress,
@@ -221,9 +253,7 @@ class Build:
 
     def run(self, embeddings: Any, ids: Any) -> BuildReport:
         """Do it all and commit."""
-        shard_rows = self.recipe.shard_rows
-        if self.recipe.codec:
-            shard_rows = self.shard_rows(from_spec(self.recipe.codec), self.known_dim(embeddings))
+        shard_rows = self.rows_per_shard(embeddings)
         feed = self.text_feed(shard_rows) if embeddings is None else self.ready_feed(embeddings, ids, shard_rows)
         if feed.rows == 0:
             raise InvalidArgumentError(
@@ -252,9 +282,12 @@ class Build:
         assert self.embedder is not None
         return self.embedder.dim
 
-    def shard_rows(self, compressor: Compressor, dim: int) -> int:
+    def rows_per_shard(self, embeddings: Any) -> int:
         """Return the rows of a shard: as asked, but no more than its writer may hold in memory."""
-        return full_shard(compressor.code_size_at(dim), self.recipe.shard_rows)
+        if not self.recipe.codec:
+            return self.recipe.shard_rows
+        size = from_spec(self.recipe.codec).code_size_at(self.known_dim(embeddings))
+        return full_shard(size, self.recipe.shard_rows)
 
     def why(self) -> str:
         """Say what was skipped, as the end of a sentence."""
@@ -264,13 +297,17 @@ class Build:
     def text_feed(self, shard_rows: int) -> Feed:
         """Read and cut the source, unless that is done, and open what came of it."""
         assert self.embedder is not None
-        scratch, folder = self.scratch, self.transaction.folder
+        scratch = self.scratch
         if not (scratch.folder / TABLE).exists():
             reader = read(self.source, strict=self.strict)
             tokens = self.recipe.chunk_tokens if reader.chunked or self.recipe.chunk_tokens else 0
             self.engine.spool(self, reader, tokens, shard_rows)
             scratch.save(skipped=dict(reader.counts.skipped), notes=reader.notes)
-        return TextFeed(Spool.open(folder), self.embedder, scratch.folder / SAMPLED)
+        return self.open_text()
+
+    def open_text(self) -> TextFeed:
+        """Open what was read and cut."""
+        return TextFeed(Spool.open(self.transaction.folder), self.embedder, self.scratch.folder / SAMPLED)
 
     def ready_feed(self, embeddings: Any, ids: Any, shard_rows: int) -> Feed:
         """Pair the embeddings with their documents."""
@@ -313,7 +350,7 @@ class Build:
     def write(self, feed: Feed, compressor: Compressor) -> None:
         """Write the shards that are not there yet."""
         transaction, done = self.transaction, self.scratch.body["shards"]
-        transaction.manifest = replace(transaction.manifest, layout=str(compressor.layout))
+        transaction.manifest = replace(transaction.manifest, **self.described(compressor))
         for body in done:
             transaction.add(read_shard(body))
         spans = list(zip([0, *feed.cuts], feed.cuts, strict=False))
@@ -321,13 +358,16 @@ class Build:
             transaction.add(entry)
             self.scratch.save(shards=[*self.scratch.body["shards"], asdict(entry)])
 
+    def described(self, compressor: Compressor) -> dict[str, Any]:
+        """Return the fields of the manifest that the compressor decides."""
+        return {"spec": compressor.spec, "layout": str(compressor.layout)}
+
     def finish(self, manifest: Manifest, feed: Feed, compressor: Compressor) -> Manifest:
         """Fill in what a new manifest says besides its shards."""
         chunking = {"tokens": self.recipe.chunk_tokens, "overlap": self.recipe.chunk_overlap}
         return replace(
             manifest,
-            spec=compressor.spec,
-            layout=str(compressor.layout),
+            **self.described(compressor),
             dim=feed.dim,
             compressor=read_file(self.scratch.body["compressor"], "compressor"),
             embedder=self.embedder.fingerprint if self.embedder else None,

@@ -9,13 +9,14 @@ from itertools import islice
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
-from numpy.typing import NDArray
 
 from ragq.manifest import ShardEntry
 from ragq.pipelines.feeds import EMBED_ROWS, ReadyFeed, check_rows
-from ragq.pipelines.fitting import encode
+from ragq.pipelines.fitting import SHARD_BYTES, encode, is_small
 from ragq.pipelines.progress import Progress
 from ragq.pipelines.readers import Reader, open_embeddings, read
+from ragq.pipelines.readers.tokens import open_tokens
+from ragq.pipelines.token_feeds import ReadyTokenFeed, batch_passages, check_tokens
 from ragq.shards import DOCS_SCHEMA, Shard, ShardWriter
 from ragq.transaction import Transaction
 from ragq.types import Document, Passage
@@ -24,6 +25,8 @@ if TYPE_CHECKING:
     from ragq.pipelines.index import Index
 
 __all__ = ["Changes", "add_documents", "compact_shards"]
+
+COPIED_BYTES = 8 << 20  # of codes that a compaction has in its hands
 
 
 @dataclass(frozen=True)
@@ -56,11 +59,11 @@ class ShardSeries:
         self.entries: list[ShardEntry] = []
         self._writer: ShardWriter | None = None
 
-    def add(self, passages: list[Passage], codes: NDArray[np.uint8]) -> None:
+    def add(self, passages: list[Passage], codes: Any) -> None:
         """Append passages with their codes."""
         start = 0
         while start < len(passages):
-            if self._writer is not None and self._writer.rows >= self.shard_rows and passages[start].number == 0:
+            if self._full and passages[start].number == 0:
                 self._finish()
             if self._writer is None:
                 self._writer = self.transaction.new_shard()
@@ -70,6 +73,11 @@ class ShardSeries:
                 stop += 1
             self._writer.add(passages[start:stop], codes[start:stop])
             start = stop
+
+    @property
+    def _full(self) -> bool:
+        writer = self._writer
+        return writer is not None and (writer.rows >= self.shard_rows or writer.nbytes >= SHARD_BYTES)
 
     def _finish(self) -> None:
         assert self._writer is not None
@@ -120,24 +128,29 @@ def add_documents(
     return Changes(added, replaced, duplicates, dict(reader.counts.skipped))
 
 
-def embed_new(
-    index: Index, documents: Iterable[Document], chunk: bool
-) -> Iterator[tuple[list[Passage], NDArray[np.float32]]]:
+def embed_new(index: Index, documents: Iterable[Document], chunk: bool) -> Iterator[tuple[list[Passage], Any]]:
     """Yield the passages of new documents with embeddings by the index's own model."""
     from ragq.pipelines.chunking import Splitter
 
     embedder, chunking = index.embedder, index.manifest.chunking
-    tokens = chunking.get("tokens") if chunk else 0
-    splitter = Splitter(embedder, tokens, chunking.get("overlap"))
+    limit = chunking.get("tokens") if chunk else 0
+    splitter = Splitter(embedder, limit, chunking.get("overlap"))
     stream = (passage for document in documents for passage in splitter.split(document))
-    while batch := list(islice(stream, EMBED_ROWS)):
-        yield batch, check_rows(embedder.encode_documents([p.embedded_text for p in batch]), batch, index.manifest.dim)
+    tokens = index.manifest.multi_vector is not None
+    size, check = (batch_passages(embedder), check_tokens) if tokens else (EMBED_ROWS, check_rows)
+    while batch := list(islice(stream, size)):
+        yield batch, check(embedder.encode_documents([p.embedded_text for p in batch]), batch, index.manifest.dim)
 
 
-def pair_ready(index: Index, reader: Reader, embeddings: Any) -> Iterator[tuple[list[Passage], NDArray[np.float32]]]:
+def pair_ready(index: Index, reader: Reader, embeddings: Any) -> Iterator[tuple[list[Passage], Any]]:
     """Yield new documents with the embeddings that came with them."""
-    opened = open_embeddings(embeddings, dim=index.manifest.dim)
-    feed = ReadyFeed(opened, reader, max(1, len(opened)))
+    feed: ReadyFeed
+    if index.manifest.multi_vector is None:
+        opened = open_embeddings(embeddings, dim=index.manifest.dim)
+        feed = ReadyFeed(opened, reader, max(1, len(opened)))
+    else:
+        ready = open_tokens(embeddings, dim=index.manifest.dim)
+        feed = ReadyTokenFeed(ready, reader, max(1, len(ready)))
     yield from feed.read(0, feed.rows)
 
 
@@ -146,7 +159,7 @@ def compact_shards(index: Index, transaction: Transaction, progress: Progress) -
     target = index.shard_rows
     runs: list[tuple[bool, list[ShardEntry]]] = []
     for entry in transaction.manifest.shards:
-        dirty = entry.deletes is not None or entry.rows < target // 2
+        dirty = entry.deletes is not None or is_small(entry, target)
         if dirty and runs and runs[-1][0]:
             runs[-1][1].append(entry)
         else:
@@ -172,9 +185,10 @@ def compact_shards(index: Index, transaction: Transaction, progress: Progress) -
     return True
 
 
-def live_passages(shard: Shard) -> Iterator[tuple[list[Passage], NDArray[np.uint8]]]:
+def live_passages(shard: Shard) -> Iterator[tuple[list[Passage], Any]]:
     """Yield what is not deleted of a shard, with its codes."""
     start = 0
+    step = max(1, COPIED_BYTES * shard.rows // max(1, shard.entry.codes.size))
     for batch in shard.docs_batches(DOCS_SCHEMA.names):
         stop = start + batch.num_rows
         kept = np.ones(batch.num_rows, bool) if shard.deleted is None else ~shard.deleted[start:stop]
@@ -183,5 +197,9 @@ def live_passages(shard: Shard) -> Iterator[tuple[list[Passage], NDArray[np.uint
             Passage(r["id"], r["passage"], r["text"], r["title"], json.loads(r["metadata"]), r["source"], r["start"])
             for r in rows
         ]
-        yield passages, shard.block.codes(start, stop)[kept]
+        before = np.concatenate([[0], np.cumsum(kept)])
+        for first in range(0, batch.num_rows, step):
+            last = min(first + step, batch.num_rows)
+            some = passages[before[first] : before[last]]
+            yield some, shard.codes(start + first, start + last)[kept[first:last]]
         start = stop

@@ -194,6 +194,10 @@ class ReadyFeed(Feed):
             last = min(first + READ_ROWS, stop)
             passages = self._passages(first, last - first)
             yield passages, check_rows(self._embeddings.rows(first, last), passages, self.dim)
+        self.finished(stop)
+
+    def finished(self, stop: int) -> None:
+        """Raise `InvalidArgumentError` when documents are left behind the last row."""
         if stop == self.rows and next(self._documents, None) is not None:
             raise InvalidArgumentError(
                 f"There are more documents than the {self.rows:,} embeddings; give one row a document."

@@ -13,11 +13,20 @@ from numpy.typing import NDArray
 from ragq.checks import normalized
 from ragq.compressors import Chain, Compressor, from_spec
 from ragq.errors import CorruptIndexError, InvalidArgumentError
-from ragq.manifest import MANIFEST, FileEntry, Manifest
+from ragq.manifest import MANIFEST, FileEntry, Manifest, ShardEntry
 from ragq.storage import write_bytes
 from ragq.tokens import TokenEmbeddings
 
-__all__ = ["SHARD_BYTES", "SHARD_ROWS", "encode", "full_shard", "learns", "load_compressor", "save_compressor"]
+__all__ = [
+    "SHARD_BYTES",
+    "SHARD_ROWS",
+    "encode",
+    "full_shard",
+    "is_small",
+    "learns",
+    "load_compressor",
+    "save_compressor",
+]
 
 
 SHARD_ROWS = 65_536
@@ -27,6 +36,11 @@ SHARD_BYTES = 24 << 20  # of codes, which a shard's writer holds in memory
 def full_shard(code_size: int, rows: int | None = None) -> int:
     """Return the rows of a full shard: `rows` (65,536), but no more than its writer may hold in memory."""
     return max(1, min(rows or SHARD_ROWS, SHARD_BYTES // code_size))
+
+
+def is_small(entry: ShardEntry, shard_rows: int) -> bool:
+    """Tell whether a shard is less than half full, by its rows and by its bytes."""
+    return entry.rows < shard_rows // 2 and entry.codes.size < SHARD_BYTES // 2
 
 
 def encode(compressor: Any, x: Any, normalize: bool) -> Any:

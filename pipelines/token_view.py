@@ -138,7 +138,7 @@ class TokenView(View):
         """Return the mean of the decoded vectors of rows, float32 (n, dim): what stages compare passages by."""
         return means(self.tokens(rows))
 
-    def reconstruct(self, rows: NDArray[np.int64]) -> TokenEmbeddings:  # type: ignore[override]
+    def reconstruct(self, rows: NDArray[np.int64]) -> TokenEmbeddings:
         """Return the decoded vectors of rows."""
         return self.tokens(rows)
 
