@@ -46,6 +46,11 @@ MODULES = {
     "VPQ": "vpq",
     "VTQ": "vtq",
     "ITQ": "itq",
+    "DistillVQ": "learned.distill_vq",
+    "JPQ": "learned.jpq",
+    "MoPQ": "learned.mopq",
+    "RepCONC": "learned.repconc",
+    "BPR": "learned.bpr",
 }
 
 _registered: list[type[Stage]] = []

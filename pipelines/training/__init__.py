@@ -1,0 +1,1 @@
+"""Training of learned codecs: queries, losses, the loop, the gate; torch is imported when training begins."""
