@@ -15,9 +15,9 @@ import safetensors.numpy
 from numpy.typing import NDArray
 
 from ragq.errors import CorruptIndexError, InvalidArgumentError
-from ragq.layouts import Layout
+from ragq.layouts import Block, Layout
 from ragq.manifest import MANIFEST, MAXIMUM_BYTES, FileEntry, Manifest
-from ragq.remote import address, forget, open_manifest, present
+from ragq.remote import address, forget, open_manifest, prefetch, present
 from ragq.shards import hash_ids, verify_file
 from ragq.storage import file_digest, storage_errors
 from ragq.token_shards import open_shard
@@ -74,6 +74,11 @@ class Snapshot:
         except (OSError, ValueError):  # gone, or closed
             return False
 
+    def text(self) -> bytes:
+        """Return the bytes of the manifest."""
+        self._lease.seek(0)
+        return self._lease.read(MAXIMUM_BYTES + 1)
+
     def _absent(self) -> str:
         name = address(self.folder)
         if (self.folder / "build").exists():
@@ -81,6 +86,11 @@ class Snapshot:
         if not self.folder.exists() or name != str(self.folder):
             return f"There is no index at {name}. Make one with: ragq index SOURCE -o {name}"
         return f"{name} is not an index: it has no {MANIFEST}."
+
+    def blocks(self) -> list[Block]:
+        """Return the codes of every shard; those of an object store are fetched several at a time."""
+        prefetch(self.folder, (shard.entry.codes for shard in self.shards))
+        return [shard.block for shard in self.shards]
 
     @cached_property
     def starts(self) -> NDArray[np.int64]:
