@@ -95,11 +95,9 @@ class Prepared:
             return self.compressor._scorer(self.queries)  # checked already
         return self.compressor.scorer(self.queries, self.metric)
 
-    def part(self, i: int) -> Prepared:
-        """Return one of the queries."""
-        part = Prepared(self.compressor, self.queries[i : i + 1], self.metric)
-        part.__dict__["all"] = self.one(i)
-        return part
+    def part(self, which: Any) -> Prepared:
+        """Return some of the queries, by their numbers."""
+        return Prepared(self.compressor, self.queries[which], self.metric)
 
     def one(self, i: int) -> Scorer:
         """Return the scorer of a query."""

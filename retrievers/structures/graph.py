@@ -53,9 +53,11 @@ class GraphStructure(Structure):
             if found is None:
                 break
             enough = (found >= 0).sum(axis=1) >= wanted
-            for i, candidates in zip(left[enough], found[enough], strict=True):
-                best = self.ranker.topk(prepared.part(i), self.coverage.current(candidates[None]), k, threads)
-                scores[i], rows[i] = best[0][0], self.coverage.own(best[1][0])
+            done = left[enough]
+            if len(done):
+                part = prepared if len(done) == n_queries else prepared.part(done)
+                best = self.ranker.topk(part, self.coverage.current(found[enough]), k, threads)
+                scores[done], rows[done] = best[0], self.coverage.own(best[1])
             left, ef = left[~enough], 4 * ef  # what is near those queries is filtered out
         if len(left):
             scores[left], rows[left] = self._scan(prepared, left, k, allowed, threads)

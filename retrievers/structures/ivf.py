@@ -153,7 +153,7 @@ class IVF(Structure):
         scores, rows = scan_lists(prepared, self.lists, k, probed, allowed.bits, threads)
         wanted = min(k, allowed.count)
         for i in np.flatnonzero(rows[:, wanted - 1] < 0):  # the filter left too little in these lists
-            n, query = nprobe, prepared.part(i)
+            n, query = nprobe, prepared.part([i])
             while rows[i, wanted - 1] < 0 and n < self.nlist:
                 n = min(4 * n, self.nlist)
                 wider = scan_lists(query, self.lists, k, self.order(query.queries, n), allowed.bits, threads)

@@ -48,7 +48,7 @@ def test_lists_of_tables_give_what_each_query_alone_gives(spec: str, threads: in
             found = scan_lists(p, lists, k, probed, bits, threads)
             np.testing.assert_array_equal(found[1], expected[1])
             np.testing.assert_allclose(found[0], expected[0], rtol=1e-6)
-            alone = scan_lists(p.part(4), lists, k, probed[4:5], bits, threads)
+            alone = scan_lists(p.part([4]), lists, k, probed[4:5], bits, threads)
             np.testing.assert_array_equal(alone[1][0], expected[1][4])
 
 

@@ -68,8 +68,9 @@ void set_links(const Links& links, uint32_t row, const std::vector<uint32_t>& id
     std::fill(links.row(row) + ids.size(), links.row(row) + links.degree, kNoRow);
 }
 
-// Link `row` to `other`; a full row is pruned.
-void add_link(const TwoBitCodes& codes, const Links& links, uint32_t row, uint32_t other, double alpha) {
+// Link `row` to `other`; a full row is pruned to what a new one starts with, so that it has room again.
+void add_link(const TwoBitCodes& codes, const Links& links, uint32_t row, uint32_t other,
+              const BuildOptions& options) {
     const int64_t count = links.count(row);
     uint32_t* ids = links.row(row);
     if (std::find(ids, ids + count, other) != ids + count) return;
@@ -83,7 +84,7 @@ void add_link(const TwoBitCodes& codes, const Links& links, uint32_t row, uint32
     std::vector<Near> candidates;
     for (int64_t i = 0; i <= count; ++i) candidates.push_back({measured[i], all[i]});
     std::sort(candidates.begin(), candidates.end());
-    prune(codes, candidates, links.degree, alpha, kept);
+    prune(codes, candidates, options.kept, options.alpha, kept);
     set_links(links, row, kept);
 }
 
@@ -168,7 +169,7 @@ void insert_rows(const TwoBitCodes& codes, const Links& links, const uint32_t* o
         search(codes, links, codes.row(row), order[0], options.ef, seen, found);
         prune(codes, found, options.kept, options.alpha, kept);
         set_links(links, row, kept);
-        for (const uint32_t other : kept) add_link(codes, links, other, row, options.alpha);
+        for (const uint32_t other : kept) add_link(codes, links, other, row, options);
     }
 }
 
