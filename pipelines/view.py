@@ -103,7 +103,7 @@ class View:
         if self.searcher is not None and not probe.exact:
             prepared = Prepared(self.compressor, queries, self.score_metric)
             return self.searcher.search(prepared, most, masks, probe, threads)
-        blocks = [shard.block for shard in self.snapshot.shards]
+        blocks = self.snapshot.blocks()
         scorer = self.compressor.scorer(queries, self.score_metric)
         return scan(scorer, blocks, most, masks, threads, exact=probe.exact)
 

@@ -47,6 +47,7 @@ __all__ = [
     "measure",
     "open_data",
     "open_manifest",
+    "prefetch",
     "present",
     "reference",
     "send_files",
@@ -121,6 +122,13 @@ def present(folder: Path, file: FileEntry) -> Path:
     if store is None or path.exists():
         return path
     return cached(file) or fetch(file, f"{store.url}/{file.name}", lambda sink: store.download(file.name, sink))
+
+
+def prefetch(folder: Path, files: Iterable[FileEntry]) -> None:
+    """Bring files of an index into the cache, several at a time; does nothing for a local folder."""
+    if folder in _stores:
+        with ThreadPoolExecutor(THREADS) as pool:
+            list(pool.map(lambda file: present(folder, file), files))
 
 
 def forget(folder: Path, files: Iterable[FileEntry]) -> None:
@@ -231,6 +239,8 @@ class Sender:
         if dropped:
             note = f"{RETIRED}/{manifest.generation - 1:08d}{self.mark}.json"
             self.store.put(note, json.dumps(dropped).encode())
+        if self._version is None:
+            self.store.check_conditions(f".tmp-{self.mark}")
         try:
             self._version = self.store.replace(MANIFEST, data, self._version)
         except (ChangedError, StorageError) as error:  # perhaps of a request that was repeated after it had succeeded

@@ -157,6 +157,8 @@ class WriterLock:
         The index folder; it must exist.
     timeout : float
         Seconds to wait for another writer.
+    name : str, optional
+        What messages call the folder.
 
     Raises
     ------
@@ -164,7 +166,7 @@ class WriterLock:
         Another writer holds it: names its process, host and age.
     """
 
-    def __init__(self, folder: Path, timeout: float = 0) -> None:
+    def __init__(self, folder: Path, timeout: float = 0, name: str | None = None) -> None:
         self._owner = folder / "write.owner"
         self._lock = filelock.FileLock(folder / "write.lock")
         with storage_errors(folder, "write to"):
@@ -172,7 +174,7 @@ class WriterLock:
                 self._lock.acquire(timeout=timeout)
             except filelock.Timeout:
                 raise IndexLockedError(
-                    f"{folder} is being written by {self._describe_owner()}. Try again later."
+                    f"{name or folder} is being written by {self._describe_owner()}. Try again later."
                 ) from None
             command = Path(sys.argv[0]).name if sys.argv and sys.argv[0] else "python"
             owner = {"pid": os.getpid(), "host": socket.gethostname(), "command": command, "since": time.time()}

@@ -156,6 +156,29 @@ class Store(ABC):
             It has another one, or somebody is changing it now.
         """
 
+    def check_conditions(self, name: str) -> None:
+        """Raise `StorageError` when the store does not heed conditions: some that speak S3 overwrite all the same.
+
+        Parameters
+        ----------
+        name : str
+            Of an object to try it with, which is removed.
+        """
+        first = self.replace(name, b"1", None)
+        second = self.replace(name, b"2", first)
+        heeded = 0
+        for version in (None, first):
+            try:
+                self.replace(name, b"3", version)
+            except ChangedError:
+                heeded += 1
+        self.delete([name])
+        if heeded < 2 or first == second:
+            raise StorageError(
+                f"{self.url} does not heed conditional writes, so that two writers could undo each other's changes. "
+                "Write the index to a folder, and copy it there."
+            )
+
     @abstractmethod
     def delete(self, names: Iterable[str]) -> None:
         """Remove objects; those that are not there are no error."""

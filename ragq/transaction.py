@@ -20,7 +20,7 @@ from numpy.typing import NDArray
 
 from ragq.errors import RagqError
 from ragq.manifest import MANIFEST, Manifest, ShardEntry, read_shard
-from ragq.remote import sender
+from ragq.remote import address, sender
 from ragq.shards import Shard, ShardWriter, hash_ids, write_deletes
 from ragq.snapshot import Snapshot
 from ragq.storage import TEMPORARY, WriterLock, is_leased, storage_errors, write_bytes
@@ -59,7 +59,7 @@ class Transaction:
 
     def __init__(self, folder: Path, base: Manifest | None = None, timeout: float = 0) -> None:
         self.folder = folder
-        self._lock = WriterLock(folder, timeout)
+        self._lock = WriterLock(folder, timeout, address(folder))
         try:
             self._sender = sender(folder)  # None for a local folder
             current = self._sender.manifest if self._sender else current_manifest(folder)

@@ -14,6 +14,7 @@ import pytest
 import ragq
 import ragq.remote
 from ragq.errors import CommitConflictError, CorruptIndexError, IndexLockedError, InvalidArgumentError, StorageError
+from ragq.stores import S3Store
 from tests.indexes import content, documents, make, on_disk, words_model
 from tests.object_store import BUCKET, ObjectStore
 
@@ -125,6 +126,22 @@ def test_two_new_indexes_in_one_place_do_not_mix(url: str, tmp_path: Path, monke
     with pytest.raises(CommitConflictError):
         make(url, 8)
     assert len(ragq.open(url)) == 3
+
+
+def test_two_writers_of_one_machine_wait_for_each_other(url: str) -> None:
+    make(url).close()
+    first, second = (ragq.open(url, mode="w") for _ in range(2))
+    with first._writing(), pytest.raises(IndexLockedError, match=rf"{url} is being written by process \d+"):
+        second.delete("d1")
+
+
+def test_a_store_that_overwrites_all_the_same_is_refused(url: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    replace = S3Store.replace
+    monkeypatch.setattr(S3Store, "replace", lambda self, name, data, version: self.put(name, data) or str(len(data)))
+    with pytest.raises(StorageError, match="does not heed conditional writes"):
+        make(url)
+    monkeypatch.setattr(S3Store, "replace", replace)
+    make(url).close()
 
 
 def test_a_repeated_request_that_had_succeeded_is_no_conflict(url: str, server: ObjectStore) -> None:
