@@ -200,5 +200,6 @@ class RemoteWorker:
             skipped = dict(counts.skipped)
             told = {"passages": passages.tolist(), "read": counts.read, "skipped": skipped, "notes": notes}
         else:
-            told = asdict(self.worker.shard(*item, told=lambda rows: self.counter.tell.remote(number, rows)))
+            place, start, stop = item
+            told = asdict(self.worker.shard(place, start, stop, lambda rows: self.counter.tell.remote(number, rows)))
         return {"number": number, "result": json.dumps(told).encode()}
