@@ -19,6 +19,8 @@ COMMANDS = {
     "add": ("add", "add", "Add documents to an index, or replace them."),
     "delete": ("delete", "delete", "Delete documents by id or by filter."),
     "compact": ("compact", "compact", "Rewrite shards without what was deleted."),
+    "train": ("train", "train", "Train a codec on queries, and keep it if it helps."),
+    "recode": ("recode", "recode", "Encode an index again with another codec."),
     "structure": ("structure", "structure", "Build lists or a graph, so that a search looks at a part of the rows."),
     "verify": ("verify", "verify", "Compare every file of an index with its checksum."),
     "repair": ("repair", "repair", "Rebuild what can be rebuilt of a damaged index."),

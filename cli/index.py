@@ -13,7 +13,11 @@ from ragq.cli.options import PLACE, echo_json, given, json_option, model_options
 @click.command()
 @click.argument("source", required=False)
 @click.option("-o", "--output", type=PLACE, help="The index folder, or an s3:// or gs:// URL.  [default: SOURCE.ragq]")
-@click.option("--codec", metavar="SPEC", help="Compressor; 'ragq codecs' lists them.  [default: FP8]")
+@click.option(
+    "--codec",
+    metavar="SPEC",
+    help="Compressor; 'ragq codecs' lists them. Or the folder of a trained one.  [default: FP8]",
+)
 @click.option(
     "--budget", type=click.IntRange(1), metavar="BYTES", help="Choose the best codec within these code bytes."
 )

@@ -56,8 +56,9 @@ def build(
     model : str, Path, SentenceTransformer, callable, Embeddings or Embedder, optional
         What embeds; by default all-MiniLM-L6-v2. With `embeddings`, the model that made them: queries need it.
     codec : str, optional
-        Compressor spec, ``FP8`` by default; ``ragq codecs`` lists them. Of a multi-vector index, what becomes of the
-        tokens of a passage: ``POOL32,PQ32x8``, by default ``POOL32,FP8``.
+        Compressor spec, ``FP8`` by default; ``ragq codecs`` lists them. Or the folder of a codec that ``ragq train``
+        made. Of a multi-vector index, what becomes of the tokens of a passage: ``POOL32,PQ32x8``, by default
+        ``POOL32,FP8``.
     budget : int, optional
         Code bytes a vector; chooses the codec instead of `codec`.
     embeddings : str, Path or ndarray, optional

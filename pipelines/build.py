@@ -24,6 +24,7 @@ from ragq.compressors import Compressor, from_spec
 from ragq.embedders import DEFAULT_MODEL, Embedder, load_embedder
 from ragq.errors import InvalidArgumentError
 from ragq.manifest import MANIFEST, FileEntry, Manifest, read_file, read_shard
+from ragq.pipelines.codecs import is_codec_folder, load_codec, open_codec
 from ragq.pipelines.engines import Engine, make_engine
 from ragq.pipelines.feeds import Feed, ReadyFeed, TextFeed
 from ragq.pipelines.fitting import SHARD_ROWS, full_shard, learns, save_compressor
@@ -98,7 +99,7 @@ class Recipe:
     def compressor(self) -> Any:
         """Return the unfitted compressor that the specs name."""
         if not self.multi_vector:
-            return from_spec(self.codec)
+            return open_codec(self.codec)
         from ragq.compressors.multivector import MultiVectorCompressor
 
         return MultiVectorCompressor.from_spec(self.codec, self.first_stage)
@@ -286,7 +287,7 @@ class Build:
         """Return the rows of a shard: as asked, but no more than its writer may hold in memory."""
         if not self.recipe.codec:
             return self.recipe.shard_rows
-        size = from_spec(self.recipe.codec).code_size_at(self.known_dim(embeddings))
+        size = open_codec(self.recipe.codec).code_size_at(self.known_dim(embeddings))
         return full_shard(size, self.recipe.shard_rows)
 
     def why(self) -> str:
@@ -324,6 +325,8 @@ class Build:
     def fitted(self, feed: Feed) -> Compressor:
         """Return the compressor, fitted on a seeded sample; saved before anything is encoded with it."""
         body, folder = self.scratch.body, self.transaction.folder
+        if "compressor" not in body and is_codec_folder(self.recipe.codec):
+            return self.trained(feed)
         spec = body.get("spec", self.recipe.codec)
         n = min(self.recipe.sample, feed.rows) if self.recipe.budget or learns(from_spec(spec)) else 0
         rows = np.sort(np.random.default_rng(self.recipe.seed).choice(feed.rows, n, replace=False))
@@ -345,6 +348,17 @@ class Build:
         compressor = from_spec(spec).fit(x if n else np.zeros((1, feed.dim), np.float32), seed=self.recipe.seed)
         self.progress("fit", 1, 1)
         self.scratch.save(spec=compressor.spec, choice=choice, compressor=asdict(save_compressor(folder, compressor)))
+        return compressor
+
+    def trained(self, feed: Feed) -> Compressor:
+        """Return the codec of a folder, which needs no sample."""
+        compressor = load_codec(self.recipe.codec)
+        if compressor.dim != feed.dim:
+            raise InvalidArgumentError(
+                f"{self.recipe.codec} was trained for {compressor.dim} dimensions. The embeddings have {feed.dim}."
+            )
+        saved = asdict(save_compressor(self.transaction.folder, compressor))
+        self.scratch.save(spec=compressor.spec, choice="", compressor=saved)
         return compressor
 
     def write(self, feed: Feed, compressor: Compressor) -> None:

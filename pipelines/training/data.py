@@ -53,6 +53,8 @@ class TrainingQueries:
         As `labels`.
     margins : Margins, optional
         Of the training queries.
+    rows : ndarray of int64, shape (n,)
+        Where `split` found each training query: in the user's own, then in the made ones.
     """
 
     queries: Floats
@@ -61,6 +63,7 @@ class TrainingQueries:
     labels: Labels = field(default_factory=dict)
     validation_labels: Labels = field(default_factory=dict)
     margins: Margins | None = None
+    rows: Rows = field(default_factory=lambda: np.empty(0, np.int64))
 
     @property
     def fingerprint(self) -> str:
@@ -95,7 +98,8 @@ def split(
         Fewer than two queries.
     """
     if validation is not None:
-        return TrainingQueries(np.concatenate([own, made]), len(own), validation, labels or {})
+        every = np.arange(len(own) + len(made))
+        return TrainingQueries(np.concatenate([own, made]), len(own), validation, labels or {}, rows=every)
     source = own if len(own) else made
     if len(source) < 2:
         raise InvalidArgumentError(f"Training needs at least 2 queries, of which one validates. Got {len(source)}.")
@@ -103,7 +107,7 @@ def split(
     count = min(len(source) - 1, max(1, round(held_out * len(source))))
     out, kept = np.sort(order[:count]), np.sort(order[count:])
     if not len(own):
-        return TrainingQueries(made[kept], 0, made[out])
+        return TrainingQueries(made[kept], 0, made[out], rows=kept)
     labels = labels or {}
     return TrainingQueries(
         np.concatenate([own[kept], made]),
@@ -111,6 +115,7 @@ def split(
         own[out],
         {new: labels[old] for new, old in enumerate(kept.tolist()) if old in labels},
         {new: labels[old] for new, old in enumerate(out.tolist()) if old in labels},
+        rows=np.concatenate([kept, len(own) + np.arange(len(made))]),
     )
 
 

@@ -14,10 +14,10 @@ from ragq.checks import check_embeddings
 from ragq.compressors import Compressor
 from ragq.errors import InvalidArgumentError
 from ragq.pipelines.changes import ShardSeries, live_passages
+from ragq.pipelines.codecs import open_codec
 from ragq.pipelines.fitting import encode, full_shard, save_compressor
 from ragq.pipelines.progress import Progress, silent
 from ragq.pipelines.readers import open_embeddings
-from ragq.pipelines.training.codecs import open_codec
 from ragq.pipelines.training.vectors import Vectors
 
 if TYPE_CHECKING:

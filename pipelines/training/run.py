@@ -13,7 +13,7 @@ from numpy.typing import NDArray
 
 from ragq.compressors import Compressor, from_spec
 from ragq.errors import InvalidArgumentError
-from ragq.pipelines.training.codecs import save_codec
+from ragq.pipelines.codecs import save_codec
 from ragq.pipelines.training.data import TrainingQueries
 from ragq.pipelines.training.settings import METHODS, Settings
 from ragq.pipelines.training.validation import Encoded, Measured, Validation

@@ -100,8 +100,8 @@ class Settings:
 
 # method -> (class of the codec, what differs from the defaults)
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "distill-vq": ("DistillVQ", {}),
-    "jpq": ("JPQ", {"loss": "lambda"}),
+    "distill-vq": ("DistillVQ", {"reassign": True}),
+    "jpq": ("JPQ", {"loss": "lambda", "positives": 3}),
     "mopq": (
         "MoPQ",
         {"loss": "contrastive", "batch": 512, "top": 1, "hard": 0, "reconstruction": 1e-8, "reassign": True},

@@ -91,6 +91,11 @@ class CodebookStudent(Student):
         self.offsets, self.m, self.bits = side.offsets_, side.m, side.bits
         self.moves_documents = settings.reassign
         self.group = np.repeat(np.arange(side.groups), np.diff(side.offsets_))
+        self.layers = [self.group]  # by layer of the codebook, which code names the codeword of each column
+        if self.tree:
+            first = getattr(side, "first", 0)
+            clusters = [np.full_like(self.group, code) for code in range(first)]
+            self.layers = [first + self.group, first + self.group + 1, *clusters]
         self.query_mean, self.query_map = parameter(codec.query_mean_), parameter(codec.query_map_)
         first = codec.query_codebook_.reshape(-1, 2**self.bits, len(side.basis_))
         self.codewords = parameter(first)
@@ -117,16 +122,14 @@ class CodebookStudent(Student):
         return found
 
     def codebook(self) -> Tensor:
-        """Return the codewords, (sides, K, kept)."""
+        """Return the codewords, (layers, K, kept)."""
         return self.codewords @ (self.blend * self.blocks) if self.settings.simvq else self.codewords
 
     def gathered(self, book: Tensor, numbers: Codes) -> Tensor:
         """Return the codewords that codes (P, M) name, side by side: (P, kept)."""
         device = book.device
-        z = book[0].gather(0, torch.from_numpy(numbers[:, self.group].astype(np.int64)).to(device))
-        if self.tree:
-            z = z + book[1].gather(0, torch.from_numpy(numbers[:, self.group + 1].astype(np.int64)).to(device))
-        return z
+        named = (torch.from_numpy(numbers[:, layer].astype(np.int64)).to(device) for layer in self.layers)
+        return torch.stack([words.gather(0, code) for words, code in zip(book, named, strict=True)]).sum(dim=0)
 
     def score(self, queries: Tensor, documents: Tensor, codes: Codes) -> tuple[Tensor, Tensor]:
         book = self.codebook()

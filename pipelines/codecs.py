@@ -12,7 +12,7 @@ from ragq.compressors import Compressor, from_spec
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.storage import write_bytes
 
-__all__ = ["CODEC", "is_codec_folder", "load_codec", "open_codec", "save_codec"]
+__all__ = ["is_codec_folder", "load_codec", "open_codec", "save_codec"]
 
 CODEC = "codec.safetensors"
 MAX_BYTES = 1 << 30  # of a state that somebody else wrote
@@ -20,7 +20,7 @@ MAX_BYTES = 1 << 30  # of a state that somebody else wrote
 
 def is_codec_folder(text: str | Path) -> bool:
     """Tell whether `text` names a folder that holds a fitted codec."""
-    return (Path(text).expanduser() / CODEC).is_file()
+    return bool(text) and (Path(text).expanduser() / CODEC).is_file()
 
 
 def save_codec(folder: Path, codec: Compressor) -> Path:
