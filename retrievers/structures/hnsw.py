@@ -33,6 +33,7 @@ from ragq.retrievers.structures.base import (
 )
 from ragq.retrievers.structures.chosen import Ranker
 from ragq.retrievers.structures.graph import GraphStructure
+from ragq.retrievers.structures.graph_file import check_graph
 from ragq.shards import entry, verify_file
 from ragq.storage import TEMPORARY, durable_write, storage_errors
 
@@ -78,6 +79,7 @@ def save_graph(folder: Path, name: str, graph: Any) -> FileEntry:
 def load_graph(folder: Path, file: FileEntry, space: str, dim: int, count: int) -> Any:
     """Open a graph of `count` rows of `dim` dimensions, after comparing the file with its checksum."""
     path = verify_file(folder, file)
+    check_graph(path, dim, count)
     graph = library().Index(space=space, dim=dim)
     try:
         graph.load_index(str(path))

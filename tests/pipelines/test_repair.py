@@ -253,7 +253,7 @@ def test_without_the_fitted_state_or_the_manifest_nothing_is_done(lists: Path) -
     assert (lists / MANIFEST).read_text() == "{}"
 
 
-@pytest.mark.parametrize("old,new", [("\n ", "\n\t"), ('"checksum": "', '"checksum": "0'), ('"cosine"', '"cosinf"')])
+@pytest.mark.parametrize("old,new", [("\n ", "\n\t"), ('"checksum": "', '"checksum": "0'), ('"cosine"', '"cosing"')])
 def test_a_manifest_is_put_right_as_its_checksum_proves(lists: Path, old: str, new: str) -> None:
     path = lists / MANIFEST
     whole = path.read_text()
