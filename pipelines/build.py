@@ -2,7 +2,7 @@
 
 The work leaves its traces in ``<index>/build/`` until the manifest names the finished shards:
 
-1. ``passages.arrow``: what was read and cut (only when a model embeds)
+1. ``passages-….arrow``: what was read and cut (only when a model embeds)
 2. ``sample.f32``: embeddings of the sample that the compressor is fitted on; they are not computed again
 3. ``progress.json``: the arguments, the fitted compressor, and every finished shard
 

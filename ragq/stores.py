@@ -29,6 +29,7 @@ __all__ = ["ChangedError", "Store", "is_url", "open_store", "store_errors"]
 URL = re.compile(r"([a-z][a-z0-9+.-]+):/+")  # a Path has one slash where a URL has two
 PART = 8 * CHUNK
 DELETED_AT_ONCE = 1000  # what S3 takes in one request
+CONNECT_SECONDS, REQUEST_SECONDS = 10, 60  # as boto3 has them; the 3 s of Arrow are short for a busy machine
 ACCOUNT = ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_SESSION_TOKEN", "AWS_PROFILE")
 
 
@@ -201,8 +202,10 @@ class S3Store(Store):
     def fs(self) -> Any:
         from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
 
-        attempts = int(os.environ.get("AWS_MAX_ATTEMPTS") or 3)
-        return S3FileSystem(**self.options, retry_strategy=AwsStandardS3RetryStrategy(max_attempts=attempts))
+        attempts = AwsStandardS3RetryStrategy(max_attempts=int(os.environ.get("AWS_MAX_ATTEMPTS") or 3))
+        return S3FileSystem(
+            **self.options, retry_strategy=attempts, connect_timeout=CONNECT_SECONDS, request_timeout=REQUEST_SECONDS
+        )
 
     @cached_property
     def client(self) -> Any:

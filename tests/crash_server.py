@@ -117,8 +117,11 @@ def fail_at(n: int, how: str) -> Callable[[], bool]:
             hit = (original is not os_open or (args[1] & os.O_CREAT and ".tmp-" in str(args[0]))) and count()
             if hit and how != "killed after":
                 fail()
-            result = original(*args, **kwargs)
-            return fail() if hit else result
+            try:
+                return original(*args, **kwargs)
+            finally:
+                if hit:
+                    fail()
 
         return call
 

@@ -7,7 +7,8 @@ import os
 from collections.abc import Iterator, Sequence
 from typing import Any
 
-from ragq.errors import RagqError, StorageError, missing_extra
+from ragq import errors
+from ragq.errors import StorageError, missing_extra
 
 __all__ = ["ATTEMPTS", "Cluster"]
 
@@ -34,7 +35,9 @@ class Cluster:
 
     def __init__(self, address: str | None = None) -> None:
         os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        os.environ.setdefault("RAY_ENABLE_UV_RUN_RUNTIME_ENV", "0")
+        address = address or os.environ.get("RAY_ADDRESS")
+        if address is None:  # the name is history: Ray then binds every port of its own to the loopback interface
+            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
         try:
             import ray
             import ray.data
@@ -42,7 +45,6 @@ class Cluster:
             raise missing_extra("ray", "ray") from None
         self._ray = ray
         self._opened = not ray.is_initialized()
-        address = address or os.environ.get("RAY_ADDRESS")
         quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
         if self._opened and address:
             try:
@@ -55,7 +57,6 @@ class Cluster:
                 num_cpus=max(2, len(os.sched_getaffinity(0))),
                 include_dashboard=False,
                 object_store_memory=STORE_BYTES,
-                _node_ip_address="127.0.0.1",
                 **quiet,
             )
         context = ray.data.DataContext.get_current()
@@ -95,7 +96,9 @@ class Cluster:
         Parameters
         ----------
         actor : type
-            ``actor(*arguments)`` is made in each worker, and called with ``{"number"}`` for ``{"number", "result"}``.
+            ``actor(*arguments)`` is made in each worker, and called with ``{"number"}``. It returns
+            ``{"number", "error", "result"}``: the result and an empty string, or what went wrong: the name of an error
+            of ragq and its message.
         count : int
             Of items.
         workers : int
@@ -112,9 +115,12 @@ class Cluster:
         )
         try:
             for row in data.iter_rows():
+                if row["error"]:
+                    raise getattr(errors, row["error"])(row["result"].decode())
                 yield int(row["number"]), row["result"]
         except ray.exceptions.RayError as error:
-            raise cause_of(error) from error
+            reason = str(error).strip().splitlines()[-1]
+            raise StorageError(f"A worker failed: {reason}. Go on with --resume.") from error
 
     def close(self) -> None:
         """Disconnect, and stop Ray when it was started here."""
@@ -141,14 +147,3 @@ class Counter:
     def total(self) -> int:
         """Return the rows of all items."""
         return sum(self.rows.values())
-
-
-def cause_of(error: BaseException) -> BaseException:
-    """Return the error of ragq that a worker raised, or one that says what became of it."""
-    seen: BaseException | None = error
-    while seen is not None:
-        if isinstance(seen, RagqError):
-            return type(seen)(str(seen).split("\n")[-1]) if "\n" in str(seen) else seen
-        inner: Any = getattr(seen, "cause", None)
-        seen = inner if isinstance(inner, BaseException) else seen.__cause__
-    return StorageError(f"A worker failed: {str(error).strip().splitlines()[-1]}. Go on with --resume.")

@@ -30,7 +30,7 @@ class LocalEngine:
         assert build.embedder is not None
         splitter = Splitter(build.embedder, tokens, build.recipe.chunk_overlap)
         documents = (splitter.split(document) for document in reader)
-        name, scratch = "passages.arrow", build.scratch.folder
+        name, scratch = f"passages-{build.transaction.prefix}.arrow", build.scratch.folder
         counts = write_piece(scratch / name, documents, build.progress)
         Spool(build.transaction.folder, [(name, int(counts.sum()))], cuts_of([counts], shard_rows)).save()
 

@@ -11,21 +11,22 @@ an object store.
 from __future__ import annotations
 
 import json
-import secrets
 import threading
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, replace
+from functools import cached_property
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 from numpy.typing import NDArray
 
+from ragq import errors
 from ragq.checks import check_int
 from ragq.compressors import Compressor
 from ragq.embedders import DEFAULT_MODEL
-from ragq.errors import StorageError
+from ragq.errors import RagqError, StorageError
 from ragq.manifest import ShardEntry, read_shard
 from ragq.pipelines.engines.cluster import ATTEMPTS, Cluster
 from ragq.pipelines.engines.local import LocalEngine
@@ -91,14 +92,13 @@ class RayEngine:
         return job
 
     def spool(self, build: Build, reader: Reader, tokens: int | None, shard_rows: int) -> None:
-        if isinstance(reader, IterableReader):  # what is in this process is read here
+        parts = [reader] if isinstance(reader, IterableReader) else reader.parts()
+        if len(parts) < 2:  # what is in this process, or in one file, is read here: the model is loaded already
             LocalEngine().spool(build, reader, tokens, shard_rows)
             for name, _ in Spool.open(build.transaction.folder).pieces:
                 send_scratch(build.transaction.folder, f"{BUILD}/{name}")
             return
-        parts = reader.parts()
-        mark = secrets.token_hex(4)  # another writer's scratch files must not have the same names
-        names = [f"passages-{mark}-{i:05d}.arrow" for i in range(len(parts))]
+        names = [f"passages-{build.transaction.prefix}-{i:05d}.arrow" for i in range(len(parts))]
         job = replace(self.job(build), tokens=tokens, overlap=build.recipe.chunk_overlap)
         counts: list[NDArray[np.int64]] = []
         for data in self._in_order(job, "read", list(zip(names, parts, strict=True))):
@@ -179,22 +179,33 @@ class RemoteWorker:
     def __init__(self, shared: list[Any], what: str, counter: Any) -> None:
         import ray
 
-        job, self.items = ray.get(shared[0])
-        self.worker = Worker(job)
+        self.job, self.items = ray.get(shared[0])
         self.what, self.counter = what, counter
         self.begin: Callable[[int], int] = lambda number: int(ray.get(counter.begin.remote(number)))
+
+    @cached_property
+    def worker(self) -> Worker:
+        """Made with the first item: an actor that fails to start is started again for ever."""
+        return Worker(self.job)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """Do one item."""
         number = int(row["number"])
-        item = self.items[number]
+        try:
+            return {"number": number, "error": "", "result": self.done(number, self.items[number])}
+        except RagqError as error:
+            kind = next(each.__name__ for each in type(error).__mro__ if hasattr(errors, each.__name__))
+            return {"number": number, "error": kind, "result": str(error).encode()}
+
+    def done(self, number: int, item: Any) -> bytes:
+        """Do one item; return what `RayEngine` reads."""
         if self.begin(number) > ATTEMPTS:
             raise StorageError(
                 f"Item {number + 1} of {len(self.items)} ({self.what}) has ended its worker {ATTEMPTS} times; is there "
                 "enough memory? Go on with --resume."
             )
         if self.what == "embed":
-            return {"number": number, "result": self.worker.embed(item).tobytes()}
+            return self.worker.embed(item).tobytes()
         if self.what == "read":
             passages, counts, notes = self.worker.read(*item)
             skipped = dict(counts.skipped)
@@ -202,4 +213,4 @@ class RemoteWorker:
         else:
             place, start, stop = item
             told = asdict(self.worker.shard(place, start, stop, lambda rows: self.counter.tell.remote(number, rows)))
-        return {"number": number, "result": json.dumps(told).encode()}
+        return json.dumps(told).encode()
