@@ -10,10 +10,35 @@ from typing import Any
 from ragq import errors
 from ragq.errors import StorageError, missing_extra
 
-__all__ = ["ATTEMPTS", "Cluster"]
+__all__ = ["ATTEMPTS", "Cluster", "connect"]
 
 STORE_BYTES = 256 << 20  # Ray's shared memory on one machine: what passes through it is small
 ATTEMPTS = 4  # at an item whose worker dies: Ray would go on for ever with one that kills its workers
+
+
+def connect(address: str | None = None) -> tuple[Any, bool]:
+    """Return Ray, connected, and whether it was connected or started here; see `Cluster`."""
+    address = address or os.environ.get("RAY_ADDRESS")
+    os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    if address is None:  # the name is history: Ray then binds every port of its own to the loopback interface
+        os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    try:
+        import ray
+    except ImportError:
+        raise missing_extra("ray", "ray") from None
+    if ray.is_initialized():
+        return ray, False
+    quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
+    if address is None:
+        processors = max(2, len(os.sched_getaffinity(0)))
+        local = {"num_cpus": processors, "include_dashboard": False, "object_store_memory": STORE_BYTES}
+        ray.init(address="local", **local, **quiet)
+    else:
+        try:
+            ray.init(address=address, **quiet)
+        except (ConnectionError, RuntimeError, ValueError) as error:
+            raise StorageError(f"There is no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
+    return ray, True
 
 
 class Cluster:
@@ -34,31 +59,9 @@ class Cluster:
     """
 
     def __init__(self, address: str | None = None) -> None:
-        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
-        address = address or os.environ.get("RAY_ADDRESS")
-        if address is None:  # the name is history: Ray then binds every port of its own to the loopback interface
-            os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
-        try:
-            import ray
-            import ray.data
-        except ImportError:
-            raise missing_extra("ray", "ray") from None
-        self._ray = ray
-        self._opened = not ray.is_initialized()
-        quiet: dict[str, Any] = {"log_to_driver": False, "logging_level": logging.ERROR}
-        if self._opened and address:
-            try:
-                ray.init(address=address, **quiet)
-            except (ConnectionError, RuntimeError, ValueError) as error:
-                raise StorageError(f"There is no Ray cluster at {address}: {str(error).splitlines()[0]}") from error
-        elif self._opened:
-            ray.init(
-                address="local",
-                num_cpus=max(2, len(os.sched_getaffinity(0))),
-                include_dashboard=False,
-                object_store_memory=STORE_BYTES,
-                **quiet,
-            )
+        self._ray, self._opened = connect(address)
+        import ray.data
+
         context = ray.data.DataContext.get_current()
         context.enable_progress_bars = False
         context.print_on_execution_start = False

@@ -21,7 +21,8 @@ from concurrent.futures import ThreadPoolExecutor
 from multiprocessing.connection import Connection
 from typing import Any, Protocol
 
-from ragq.errors import RagqError, missing_extra
+from ragq.errors import RagqError
+from ragq.pipelines.engines.cluster import connect
 from ragq.pipelines.serving.limits import UnavailableError
 from ragq.pipelines.serving.replica import Replica
 
@@ -139,13 +140,7 @@ class RayWorker:
     """
 
     def __init__(self, folder: str, threads: int | None = None, address: str | None = None) -> None:
-        try:
-            import ray
-        except ImportError:
-            raise missing_extra("ray", "ray") from None
-        if not ray.is_initialized():
-            ray.init(address=address, include_dashboard=False, log_to_driver=False, configure_logging=False)
-        self._ray = ray
+        self._ray = ray = connect(address)[0]
         actor = ray.remote(num_cpus=0, max_concurrency=len(set(LANES.values())) + 1)(Replica)
         self._actor = actor.remote(folder, threads)
 
