@@ -28,22 +28,20 @@ import pyarrow as pa
 import xxhash
 from numpy.typing import NDArray
 
-from ragq.errors import CorruptIndexError, IncompatibleIndexError, InvalidArgumentError, RagqError
-from ragq.manifest import MANIFEST, FileEntry, Manifest, ShardEntry, checksum
-from ragq.pipelines.checkup import Finding, canonical, check_shard, checkup, read_names
+from ragq.errors import CorruptIndexError, InvalidArgumentError, RagqError
+from ragq.manifest import MANIFEST, FileEntry, Manifest, ShardEntry
+from ragq.pipelines.checkup import Finding, check_shard, checkup, read_names
 from ragq.pipelines.documents import COLUMNS, join_passages
+from ragq.pipelines.mending import MENDABLE, mend_bit, mend_manifest
 from ragq.remote import address, locate
 from ragq.shards import IDS_SCHEMA, Shard, hash_ids, write_batch, write_deletes
 from ragq.snapshot import Snapshot
-from ragq.storage import WriterLock, file_digest, inside, storage_errors, write_bytes
+from ragq.storage import WriterLock, inside, storage_errors, write_bytes
 from ragq.token_shards import open_shard
 from ragq.transaction import Transaction, earlier_duplicates
 from ragq.types import Document
 
-__all__ = ["Action", "Repair", "mend_bit", "mend_manifest", "repair"]
-
-MENDABLE = 64 << 10  # bytes of a file whose bits are tried one after the other
-MENDABLE_MANIFEST = 16 << 10
+__all__ = ["Action", "Repair", "repair"]
 
 
 @dataclass(frozen=True)
@@ -160,90 +158,6 @@ def repair(path: str | Path, *, apply: bool = False, salvage: str | Path | None 
         with Transaction(folder):  # removes what was replaced, now that nobody looks at it any more
             pass
     return Repair(apply, tuple(findings), tuple(actions))
-
-
-# Bits and manifests
-
-
-def mend_bit(data: bytes, digest: str) -> bytes | None:
-    """Return `data` with the one bit turned back that gives it its checksum; None when no bit does."""
-    if len(data) > MENDABLE:
-        return None
-    tried = bytearray(data)
-    for i in range(len(tried)):
-        for bit in range(8):
-            tried[i] ^= 1 << bit
-            if xxhash.xxh3_128_hexdigest(tried) == digest:
-                return bytes(tried)
-            tried[i] ^= 1 << bit
-    return None
-
-
-def mend_manifest(folder: Path) -> bytes | None:
-    """Return the bytes of a manifest as they were, when its checksum proves it; None when nothing does."""
-    path = folder / MANIFEST
-    with storage_errors(path, "read"):
-        data = path.read_bytes()
-    try:
-        body = json.loads(data)
-        claimed = body.pop("checksum", None)
-    except (ValueError, RecursionError, AttributeError):
-        body, claimed = None, None
-    if isinstance(body, dict):
-        actual = checksum(body)
-        same = sum(a == b for a, b in zip(str(claimed), actual, strict=False))
-        if same >= len(actual) - 2:  # 30 digits of 32 do not agree by chance: it is the checksum that was altered
-            return written(path, body)
-        if isinstance(claimed, str) and (found := measured(folder, body, claimed)) is not None:
-            return written(path, found)
-    if len(data) > MENDABLE_MANIFEST:
-        return None
-    tried = bytearray(data)
-    for i in range(len(tried)):
-        for bit in range(8):
-            tried[i] ^= 1 << bit
-            try:
-                Manifest.load(path, bytes(tried))
-            except (CorruptIndexError, IncompatibleIndexError):
-                tried[i] ^= 1 << bit
-            else:
-                return bytes(tried) if canonical(bytes(tried)) else None
-    return None
-
-
-def written(path: Path, body: dict[str, Any]) -> bytes | None:
-    """Return a manifest's JSON as it is written, when it is one."""
-    body = {name: value for name, value in body.items() if name != "checksum"}
-    data = (json.dumps(body | {"checksum": checksum(body)}, indent=1, ensure_ascii=False) + "\n").encode()
-    try:
-        Manifest.load(path, data)
-    except RagqError:
-        return None
-    return data
-
-
-def measured(folder: Path, body: dict[str, Any], claimed: str) -> dict[str, Any] | None:
-    """Put what the files on the disk measure into a manifest; return it when its checksum is then right."""
-
-    def visit(value: Any) -> None:
-        if isinstance(value, dict):
-            if set(value) == {"name", "size", "xxh3"} and isinstance(value["name"], str):
-                try:
-                    path = inside(folder, value["name"])
-                    value["size"], value["xxh3"] = path.stat().st_size, file_digest(path)
-                except (RagqError, OSError):
-                    return
-            for part in value.values():
-                visit(part)
-        elif isinstance(value, list):
-            for part in value:
-                visit(part)
-
-    visit(body)
-    return body if checksum(body) == claimed else None
-
-
-# Shards
 
 
 class Plan:

@@ -56,7 +56,7 @@ def is_expression(where: Any) -> bool:
 
 def check_where(where: Where | None, depth: int = 0) -> Where | None:
     """Return a filter that is well formed; raise `InvalidArgumentError` on an unknown operator or a wrong operand."""
-    if where is None or is_expression(where):
+    if not depth and (where is None or is_expression(where)):
         return where
     if depth > DEEPEST:
         raise InvalidArgumentError(f"'where' has more than {DEEPEST} filters within filters.")

@@ -296,7 +296,10 @@ class Shard:
     def ids(self) -> tuple[NDArray[np.uint64], NDArray[np.uint32]]:
         """The documents' hashes, sorted, and their first rows: memory-mapped arrays of one entry a document."""
         batch = single_batch(self.folder, self.entry.ids, IDS_SCHEMA, self.entry.documents)
-        return numpy_values(batch.column("hash"), "<u8"), numpy_values(batch.column("row"), "<u4")
+        hashes, rows = numpy_values(batch.column("hash"), "<u8"), numpy_values(batch.column("row"), "<u4")
+        if (hashes[1:] < hashes[:-1]).any():
+            raise CorruptIndexError(f"{self.folder / self.entry.ids.name} is not sorted.")
+        return hashes, rows
 
     @cached_property
     def documents(self) -> NDArray[np.int64]:

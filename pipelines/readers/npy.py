@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from pathlib import Path
+from tokenize import TokenError
 from typing import Any
 
 import numpy as np
@@ -29,7 +30,7 @@ class NpyFile:
         self.path = path
         try:
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError) as error:
+        except (ValueError, EOFError, TypeError, OverflowError, MemoryError, RecursionError, TokenError) as error:
             reason = (str(error).splitlines() or ["not an .npy file"])[0]
             raise InvalidArgumentError(f"{path} cannot be read as .npy: {reason}") from error
         if not isinstance(mapped, np.memmap):

@@ -104,6 +104,7 @@ def make_app(
         description="Search of one index.",
         docs_url=None,  # they would load scripts of another host
         redoc_url=None,
+        redirect_slashes=False,  # a redirect would lead to whatever host the client named
         lifespan=lifespan,
     )
 

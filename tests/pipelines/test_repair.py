@@ -22,7 +22,8 @@ from ragq.cli.verify import verify as verify_command
 from ragq.errors import CorruptIndexError, IndexLockedError, InvalidArgumentError
 from ragq.manifest import MANIFEST, FileEntry, Manifest
 from ragq.pipelines.checkup import checkup
-from ragq.pipelines.repair import MENDABLE, mend_bit, repair
+from ragq.pipelines.mending import MENDABLE, mend_bit
+from ragq.pipelines.repair import repair
 from ragq.shards import IDS_SCHEMA, write_batch, write_deletes
 from ragq.storage import WriterLock, file_digest, write_bytes
 from ragq.tokens import TokenEmbeddings

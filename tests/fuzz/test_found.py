@@ -1,0 +1,55 @@
+"""What fuzzing has found, once each."""
+
+from __future__ import annotations
+
+from dataclasses import replace
+from pathlib import Path
+
+import numpy as np
+import pyarrow as pa
+import pytest
+
+import ragq
+from ragq.errors import CorruptIndexError, InvalidArgumentError
+from ragq.filters import check_where
+from ragq.manifest import MANIFEST, Manifest
+from ragq.pipelines.readers import open_embeddings
+from ragq.shards import IDS_SCHEMA, write_batch
+from ragq.storage import write_bytes
+from tests.indexes import make
+
+
+def test_a_lookup_that_is_not_sorted_is_corrupt(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    make(path, 6).close()
+    manifest = Manifest.load(path / MANIFEST, (path / MANIFEST).read_bytes())
+    shard = manifest.shards[0]
+    batch = pa.ipc.open_file(path / shard.ids.name).get_batch(0)
+    backwards = pa.record_batch([pa.array(c.to_numpy()[::-1].copy()) for c in batch.columns], schema=IDS_SCHEMA)
+    entry = write_batch(path, shard.ids.name, backwards)
+    write_bytes(path / MANIFEST, replace(manifest, shards=(replace(shard, ids=entry),)).dump())
+    with ragq.open(path) as index, pytest.raises(CorruptIndexError, match="is not sorted"):
+        index.get(["d0", "d1"])
+
+
+@pytest.mark.parametrize("where", [{"$not": None}, {"$and": [None]}, {"$or": [{"n": 1}, None]}])
+def test_nothing_is_no_filter_within_a_filter(where: dict) -> None:
+    with pytest.raises(InvalidArgumentError, match="must be a mapping"):
+        check_where(where)
+
+
+def test_filters_are_as_deep_as_they_may_be_and_no_deeper() -> None:
+    where: dict = {"n": 1}
+    for _ in range(10_000):
+        where = {"$not": where}
+    with pytest.raises(InvalidArgumentError, match="filters within filters"):
+        check_where(where)
+
+
+def test_a_head_of_npy_that_is_no_python_is_refused(tmp_path: Path) -> None:
+    path = tmp_path / "x.npy"
+    np.save(path, np.zeros((2, 3), np.float32))
+    data = path.read_bytes()
+    path.write_bytes(data.replace(b"{", b"(", 1))
+    with pytest.raises(InvalidArgumentError, match=r"cannot be read as \.npy"):
+        open_embeddings(path)
