@@ -33,8 +33,8 @@ from ragq.tokens import TokenEmbeddings
 
 __all__ = ["CENTROIDS", "CentroidScorer"]
 
-ROWS_PER_CENTROID = 64
-ITERATIONS = 8
+ROWS_PER_CENTROID = 40
+ITERATIONS = 5
 
 
 class CENTROIDS(TokenStage):

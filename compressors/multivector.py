@@ -21,7 +21,7 @@ from numpy.typing import NDArray
 from ragq.compressors.base import Compressor, Stage
 from ragq.compressors.centroids import CENTROIDS
 from ragq.compressors.muvera import MUVERA
-from ragq.compressors.pooling import CARVE, POOL, PRUNE, Pooling
+from ragq.compressors.pooling import CARVE, MAP, POOL, PRUNE, Pooling
 from ragq.compressors.scorers import Scorer
 from ragq.compressors.spec import from_spec, read_stage, split_stages
 from ragq.compressors.token_codecs import HPC, PLAID
@@ -32,7 +32,7 @@ from ragq.tokens import MultiVectorCodes, TokenEmbeddings
 
 __all__ = ["OFFSET_BYTES", "EncodedFirst", "FirstStage", "MultiVectorCompressor"]
 
-POOLING = (POOL, PRUNE, CARVE)
+POOLING = (POOL, PRUNE, CARVE, MAP)
 TOKEN_CODECS = (PLAID, HPC)  # beside those of single vectors
 State = dict[str, NDArray[Any]]
 

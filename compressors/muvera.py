@@ -28,6 +28,7 @@ from numpy.typing import NDArray
 from ragq.checks import check_bool, check_int
 from ragq.compressors.base import Floats
 from ragq.compressors.exact import exact_matmul
+from ragq.compressors.reduction import second_moment
 from ragq.compressors.tokens import TokenStage
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.tokens import TokenEmbeddings
@@ -35,6 +36,7 @@ from ragq.tokens import TokenEmbeddings
 __all__ = ["MUVERA"]
 
 MAX_DIM = 1 << 20
+MAX_STRETCH = 10.0  # of a mean of tokens that all but cancel
 CHUNK_TOKENS = 1 << 16
 CHUNK_CELLS = 1 << 23  # numbers of the table that fills empty buckets
 
@@ -55,6 +57,12 @@ class MUVERA(TokenStage):
     centred : bool
         Let the hyperplanes pass through the mean of the sample instead of zero, so that the tokens of a model with a
         large common mean spread over the buckets.
+    axes : bool
+        Deal the principal axes of the sample out to the repetitions, `p` each, in place of the sketches: no noise, but
+        the axes beyond ``R p`` are lost.
+    unit : bool
+        Stretch the mean of a bucket to the mean length of its tokens, since MaxSim wants the best token and a mean is
+        shorter than any.
     """
 
     forms = ("MUVERA",)
@@ -62,23 +70,35 @@ class MUVERA(TokenStage):
 
     planes_: Floats  # (R k, dim), normals
     offsets_: Floats  # (R k,), where each plane lies along its normal
+    axes_: Floats  # (dim, R p), what projects to the blocks, with `axes`
     signs_: NDArray[np.int8]  # (R, dim), of the sketches
     column_: NDArray[np.int32]  # (R, dim), where a sketch adds each dimension
     final_signs_: NDArray[np.int8]  # (R 2^k p,), and the same of the last sketch
     final_column_: NDArray[np.int32]
 
     def __init__(
-        self, R: int = 20, k: int = 4, p: int | None = 8, final: int | None = None, centred: bool = False
+        self,
+        R: int = 20,
+        k: int = 4,
+        p: int | None = 8,
+        final: int | None = None,
+        centred: bool = False,
+        axes: bool = False,
+        unit: bool = False,
     ) -> None:
         self.R = check_int(R, "R", 1, 1000)
         self.k = check_int(k, "k", 0, 10)
         self.p = None if p is None else check_int(p, "p", 1)
         self.final = None if final is None else check_int(final, "final", 1, MAX_DIM)
         self.centred = check_bool(centred, "centred")
+        self.axes = check_bool(axes, "axes")
+        if self.axes and self.p is None:
+            raise InvalidArgumentError("'axes' of MUVERA needs 'p': without it there is nothing to project to.")
+        self.unit = check_bool(unit, "unit")
 
     @property
     def state_names(self) -> tuple[str, ...]:  # type: ignore[override]
-        sketch = ("signs_", "column_") if self.p else ()
+        sketch = () if not self.p else ("axes_",) if self.axes else ("signs_", "column_")
         last = ("final_signs_", "final_column_") if self.final else ()
         return ("planes_", "offsets_", *sketch, *last)
 
@@ -109,6 +129,7 @@ class MUVERA(TokenStage):
         return {
             "planes_": (self.R * self.k, self.dim),
             "offsets_": (self.R * self.k,),
+            "axes_": (self.dim, self.R * (self.p or 0)),
             "signs_": sketch,
             "column_": sketch,
             "final_signs_": last,
@@ -128,13 +149,29 @@ class MUVERA(TokenStage):
         self.planes_ = rng.standard_normal((self.R * self.k, self.dim)).astype(np.float32)
         mean = tokens.values.mean(axis=0, dtype=np.float64) if self.centred and tokens.total else np.zeros(self.dim)
         self.offsets_ = (self.planes_ @ mean).astype(np.float32)
-        if self.p:
+        if self.axes:
+            self.axes_ = self._principal_axes(tokens.values)
+        elif self.p:
             self.signs_ = rng.choice(np.array([-1, 1], np.int8), (self.R, self.dim))
             self.column_ = rng.integers(self.p, size=(self.R, self.dim), dtype=np.int32)
         if self.final:
             blocks = self.R * self.buckets * self.dim_block
             self.final_signs_ = rng.choice(np.array([-1, 1], np.int8), blocks)
             self.final_column_ = rng.integers(self.final, size=blocks, dtype=np.int32)
+
+    def _principal_axes(self, x: Floats) -> Floats:
+        """Return the principal axes, dealt out so that each repetition has long ones and short ones.
+
+        An axis that several repetitions hold, where ``R p`` is above the dimension, is made as much shorter, so that
+        the sum over all repetitions is ``R`` times the inner product; encoding divides by `R`.
+        """
+        assert self.p is not None
+        _, vectors = np.linalg.eigh(second_moment(x))
+        axes = np.arange(self.R * self.p) % self.dim
+        times = np.bincount(axes, minlength=self.dim)[axes]
+        columns = vectors[:, ::-1][:, axes] * np.sqrt(self.R / times)
+        dealt = columns.reshape(self.dim, self.p, self.R).transpose(0, 2, 1)
+        return np.ascontiguousarray(dealt.reshape(self.dim, -1), np.float32)
 
     def encode_queries(self, queries: TokenEmbeddings) -> Floats:
         """Return the encodings of queries, `(n, dim_out)` float32; a query without tokens gives zeros."""
@@ -150,6 +187,8 @@ class MUVERA(TokenStage):
             sums, cells, blocks, projected = self._blocks(part)
             counts = np.bincount(cells.ravel(), minlength=len(part) * self.R * self.buckets)
             sums /= np.maximum(counts, 1).astype(np.float32).reshape(*sums.shape[:3], 1)
+            if self.unit:
+                sums *= self._stretch(sums, cells, counts, projected)
             self._fill(sums, blocks, projected, part)
             parts.append(sums)
         return self._finished(parts, np.float32(1))
@@ -194,8 +233,20 @@ class MUVERA(TokenStage):
             sums[sorted_cells[starts]] = np.add.reduceat(rows, starts, axis=0)
         return sums.reshape(n, self.R, self.buckets, self.dim_block), cells, buckets, projected
 
+    def _stretch(
+        self, means: Floats, cells: NDArray[np.int64], counts: NDArray[np.int64], projected: Floats
+    ) -> NDArray[np.float32]:
+        """Return what makes the mean of each bucket as long as its tokens are on average, `(n, R, buckets, 1)`."""
+        lengths = np.sqrt(np.square(projected, dtype=np.float64).sum(axis=2)).T  # (R or 1, total)
+        sums = np.bincount(cells.ravel(), np.broadcast_to(lengths, cells.shape).ravel(), minlength=len(counts))
+        own = np.sqrt(np.square(means, dtype=np.float64).sum(axis=3)).ravel() * counts
+        stretch = np.divide(sums, own, out=np.ones(len(counts)), where=own > 0)
+        return np.minimum(stretch, MAX_STRETCH).astype(np.float32).reshape(*means.shape[:3], 1)
+
     def _sketches(self) -> Floats:
-        """Return the count sketches of all repetitions as one matrix, `(dim, R p)`."""
+        """Return what projects to the blocks of all repetitions, `(dim, R p)`: count sketches or axes."""
+        if self.axes:
+            return self.axes_
         assert self.p is not None
         matrix = np.zeros((self.dim, self.R, self.p), np.float32)
         for r in range(self.R):

@@ -6,6 +6,7 @@ POOL    Ward or spherical k-means inside each document; a cluster is kept as its
         CRISP, arXiv 2505.11471: a fixed number such as 8 or 32, or a share of the tokens)
 PRUNE   keeps some tokens: the first ones, evenly spaced ones, those far from the mean of all tokens, or those whose
         centroid few documents hold
+MAP     a linear map of tokens before they are clustered, learned from queries without labels
 CARVE   merges the near tokens of a *query* (query ball carving, MUVERA, section 3)
 ======= =========================================================================================================
 
@@ -17,7 +18,7 @@ that keeps all of them as they are.
 from __future__ import annotations
 
 from abc import abstractmethod
-from typing import Any
+from typing import Any, Self
 
 import numpy as np
 from numpy.typing import NDArray
@@ -26,11 +27,12 @@ from ragq.checks import check_bool, check_int, normalized
 from ragq.compressors import _cpu
 from ragq.compressors.base import Floats
 from ragq.compressors.codebooks import cpu_threads, kmeans, sample_rows
+from ragq.compressors.exact import exact_matmul
 from ragq.compressors.tokens import TokenStage
 from ragq.errors import InvalidArgumentError
 from ragq.tokens import TokenEmbeddings
 
-__all__ = ["CARVE", "POOL", "PRUNE", "Pooling", "nearest_centroid"]
+__all__ = ["CARVE", "MAP", "POOL", "PRUNE", "Pooling", "nearest_centroid"]
 
 ITERATIONS = 10  # of spherical k-means in a document; more change nothing that a search can see
 FIT_TOKENS = 50_000  # for the centroids whose rarity PRUNE weighs
@@ -207,6 +209,38 @@ def nearest_centroid(x: Floats, centroids: Floats) -> NDArray[np.int64]:
     """Return the number of the nearest centroid of each row, each row by itself."""
     numbers, _ = _cpu.assign(np.ascontiguousarray(x), np.ascontiguousarray(centroids), cpu_threads())
     return np.asarray(numbers, np.int64)
+
+
+class MAP(Pooling):
+    """A linear map of document tokens, scaled to unit length: ``x -> T'x / |T'x|``. Queries stay as they are.
+
+    `ragq.pipelines.training.crisp.train_token_map` learns `T` so that clusters of the mapped tokens lose little of
+    MaxSim; `fit` alone, for a map that nobody trained, is the identity.
+    """
+
+    forms = ("MAP",)
+    state_names = ("matrix_",)
+
+    matrix_: Floats  # (dim, dim); a token becomes x @ matrix_
+
+    @classmethod
+    def of(cls, matrix: Floats) -> Self:
+        """Return a fitted stage with this matrix, `(dim, dim)`."""
+        stage = cls()
+        stage.matrix_ = np.ascontiguousarray(matrix, np.float32)
+        stage.dim_ = len(stage.matrix_)
+        return stage
+
+    def _state_shapes(self) -> dict[str, tuple[int, ...]]:
+        return {"matrix_": (self.dim, self.dim)}
+
+    def _fit_tokens(self, tokens: TokenEmbeddings, queries: TokenEmbeddings | None, rng: np.random.Generator) -> None:
+        if getattr(self, "matrix_", np.empty((0, 0))).shape != (self.dim, self.dim):
+            self.matrix_ = np.eye(self.dim, dtype=np.float32)
+
+    def apply(self, documents: TokenEmbeddings) -> TokenEmbeddings:
+        self._check_tokens(documents)
+        return TokenEmbeddings(normalized(exact_matmul(documents.values, self.matrix_)), documents.offsets)
 
 
 class CARVE(Pooling):

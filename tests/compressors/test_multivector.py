@@ -45,7 +45,10 @@ def naive(encoder: MUVERA, x: NDArray[np.float32], is_query: bool) -> NDArray[np
         sketch = np.zeros((DIM, encoder.dim_block), np.float32)
         if encoder.p:
             for j in range(DIM):
-                sketch[j, encoder.column_[r, j]] = encoder.signs_[r, j]
+                if encoder.axes:
+                    sketch[j] = encoder.axes_[j, r * encoder.p : (r + 1) * encoder.p]
+                else:
+                    sketch[j, encoder.column_[r, j]] = encoder.signs_[r, j]
         else:
             sketch = np.eye(DIM, dtype=np.float32)
         sides = x @ planes.T > offsets
@@ -60,18 +63,23 @@ def naive(encoder: MUVERA, x: NDArray[np.float32], is_query: bool) -> NDArray[np
             else:  # of the tokens in the nearest buckets the first
                 block = x[np.argmin(differing)]
             blocks.append(block @ sketch)
+            if encoder.unit and not is_query and len(inside) > 1:
+                lengths = np.linalg.norm(inside @ sketch, axis=1)
+                blocks[-1] *= min(10, lengths.mean() / np.linalg.norm(blocks[-1]))
     return np.concatenate(blocks)
 
 
-@pytest.mark.parametrize("p", [4, None])
+@pytest.mark.parametrize(
+    "options", [{}, {"p": None}, {"axes": True}, {"unit": True}, {"p": None, "unit": True}], ids=str
+)
 @pytest.mark.parametrize("k", [0, 3])
-def test_muvera_is_what_the_paper_says(p: int | None, k: int) -> None:
+def test_muvera_is_what_the_paper_says(options: dict[str, bool | None], k: int) -> None:
     documents = tokens()
-    encoder = MUVERA(R=3, k=k, p=p, centred=k == 3).fit(documents)
+    encoder = MUVERA(**{"R": 3, "k": k, "p": 4, "centred": k == 3, **options}).fit(documents)  # type: ignore[arg-type]
     encoded = encoder.encode_documents(documents)
     for d, document in enumerate(documents):
         expected = naive(encoder, document, is_query=False) if len(document) else np.zeros(encoder.dim_out)
-        np.testing.assert_allclose(encoded[d], expected, atol=1e-6)
+        np.testing.assert_allclose(encoded[d], expected, atol=2e-6)
     for query, got in zip(documents, encoder.encode_queries(documents), strict=True):
         np.testing.assert_allclose(got, naive(encoder, query, is_query=True), atol=1e-6)
 
@@ -90,6 +98,17 @@ def test_the_sketches_of_muvera_are_unbiased() -> None:
     error = np.abs(each.mean(axis=2) - truth) / (each.std(axis=2) / np.sqrt(600) + 1e-9)
     assert error.max() < 4.5
     assert (each.std(axis=2) > 0).any()
+
+
+def test_as_many_axes_as_dimensions_lose_nothing() -> None:
+    documents, queries = tokens(n=12, seed=1), tokens(n=6, seed=2)
+    for repetitions, p in ((4, 4), (8, 6)):  # 16 axes, each once; 48, each three times
+        encoder = MUVERA(R=repetitions, k=0, p=p, axes=True).fit(documents)
+        got = encoder.encode_queries(queries) @ encoder.encode_documents(documents).T
+        for a, query in enumerate(queries):
+            for d, document in enumerate(documents):
+                expected = query.sum(axis=0) @ document.mean(axis=0) if len(document) else 0
+                assert got[a, d] == pytest.approx(expected, abs=1e-5)
 
 
 def test_the_last_sketch_keeps_inner_products_on_average() -> None:
@@ -134,6 +153,7 @@ SPECS = [
     ("CARVE0.6,PRUNE50%(norm),FP8", "MUVERA(R=2,k=3,p=none,final=32,centred),INT8"),
     ("PRUNE3(first),PCA8,INT8", None),
     ("PRUNE3(spread),HPC8(hamming)", None),
+    ("MAP,POOL3,F16", "MUVERA(4,2,3,axes,unit)"),
 ]
 
 
