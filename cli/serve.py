@@ -48,6 +48,7 @@ def serve(index: Path, token_file: Path | None, allow_host: tuple[str, ...], **o
 
     logging.basicConfig(level=logging.WARNING, format="%(message)s")
     logging.getLogger("ragq.serve").setLevel(logging.INFO)
+    logging.getLogger("uvicorn").setLevel(logging.ERROR)  # what strangers send fills no log
     token = token_from(token_file)
 
     def started(url: str) -> None:

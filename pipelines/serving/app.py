@@ -129,7 +129,7 @@ def make_app(
     app.add_exception_handler(RequestValidationError, malformed)
 
     def probe(body: Options) -> Probe:
-        return Probe(body.nprobe, body.ef_search, body.exact)
+        return Probe(body.nprobe, body.ef_search, body.exact, body.candidates)
 
     @app.post("/v1/search", response_model=SearchResponse, responses=FAILURES, summary="Search with one question")
     async def search(body: SearchRequest) -> Any:

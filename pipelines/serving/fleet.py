@@ -7,6 +7,7 @@ import contextlib
 import logging
 from collections.abc import AsyncIterator, Callable, Sequence
 from dataclasses import dataclass, field
+from itertools import pairwise
 from pathlib import Path
 from typing import Any
 
@@ -57,8 +58,11 @@ class Generation:
 
     @property
     def whole(self) -> bool:
-        """Whether every worker holds all shards, since a structure is over all of them; then queries are shared out."""
-        return self.manifest.structure is not None
+        """Whether every worker holds all shards; then queries are shared out.
+
+        A structure is over all of them, and so is the choice of candidates in a multi-vector index.
+        """
+        return self.manifest.structure is not None or self.manifest.multi_vector is not None
 
 
 def cut(sizes: Sequence[int], parts: int) -> list[tuple[int, int]]:
@@ -191,7 +195,7 @@ class Fleet:
 
     def _shares(self, snapshot: Snapshot) -> list[Share]:
         count = len(snapshot.shards)
-        if snapshot.manifest.structure is not None:
+        if snapshot.manifest.structure is not None or snapshot.manifest.multi_vector is not None:
             return [Share(worker, 0, count, 0) for worker in range(self._count)]
         runs = cut([shard.rows for shard in snapshot.shards], self._count) or [(0, 0)]
         return [Share(worker, *run, int(snapshot.starts[run[0]])) for worker, run in enumerate(runs)]
@@ -278,7 +282,7 @@ class Fleet:
         count = len(generation.shares)
         self._turn += 1
         shares = [generation.shares[(self._turn + i) % count] for i in range(count)]
-        pieces = [np.array_split(group.x, count) for group in groups]
+        pieces = [split(group.x, count) for group in groups]
         calls = [
             self._call(
                 share.worker,
@@ -324,6 +328,12 @@ class Fleet:
         answers = await asyncio.gather(*(self._call(s.worker, "find", generation.token, ids, most) for s in shares))
         found = {document["id"]: document for documents in answers for document in documents}
         return [found[name] for name in ids if name in found]
+
+
+def split(x: Any, parts: int) -> list[Any]:
+    """Cut queries, an array or a list, into neighbours of about equal number; some may be empty."""
+    edges = [len(x) * i // parts for i in range(parts + 1)]
+    return [x[a:b] for a, b in pairwise(edges)]
 
 
 def gather(parts: Sequence[Found], shares: Sequence[Share], k: int) -> Found:

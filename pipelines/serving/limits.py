@@ -36,6 +36,8 @@ class Limits:
         Queries of one batch request.
     text : int
         Characters of a query or an id.
+    tokens : int
+        Vectors of a query of a multi-vector index.
     ids : int
         Ids of one get.
     conditions : int
@@ -56,6 +58,7 @@ class Limits:
     k: int = 1000
     queries: int = 256
     text: int = 20_000
+    tokens: int = 1024
     ids: int = 1000
     conditions: int = 256
     answer: int = 64 << 20

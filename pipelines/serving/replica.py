@@ -17,11 +17,13 @@ from ragq.errors import CorruptIndexError, InvalidArgumentError, RagqError
 from ragq.filters import evaluate_rows, known_fields, unknown_fields
 from ragq.manifest import MANIFEST, Manifest
 from ragq.pipelines.documents import COLUMNS, fetch
-from ragq.pipelines.view import TUNED, Masks, View
+from ragq.pipelines.token_view import open_view
+from ragq.pipelines.view import TUNED, Masks
 from ragq.remote import locate
 from ragq.retrievers.structures.base import Found, Probe
 from ragq.select import pack_mask
 from ragq.snapshot import Snapshot
+from ragq.tokens import TokenEmbeddings
 from ragq.transaction import RETIRED
 
 __all__ = ["Group", "Replica"]
@@ -37,14 +39,15 @@ class Group:
 
     Attributes
     ----------
-    x : ndarray of float32, shape (n, dim)
+    x : ndarray of float32, shape (n, dim), or list of ndarray, each of shape (tokens, dim)
+        The latter for a multi-vector index.
     k : int
     where : str or None
         JSON of a filter that `Replica.prepare` has seen.
     probe : Probe
     """
 
-    x: NDArray[np.float32]
+    x: Any
     k: int
     where: str | None = None
     probe: Probe = TUNED
@@ -54,7 +57,7 @@ class Part:
     """Some neighbouring shards of one generation, and the filters that were evaluated on them."""
 
     def __init__(self, snapshot: Snapshot, threads: int | None) -> None:
-        self.view, self.threads = View(snapshot), threads
+        self.view, self.threads = open_view(snapshot), threads
         self._masks: OrderedDict[str, Masks] = OrderedDict()
         self._lock = threading.Lock()
         rows = sum(shard.rows for shard in snapshot.shards)
@@ -82,8 +85,11 @@ class Part:
 
     def scan(self, group: Group) -> Found | RagqError:
         """Return the best rows of these shards, numbered over them; an error is the answer of this group alone."""
+        x = group.x
+        if isinstance(x, list):
+            x = TokenEmbeddings.from_list(x, self.view.manifest.dim)
         try:
-            return self.view.scan(group.x, group.k, self.masks(group.where), self.threads, group.probe)
+            return self.view.scan(x, group.k, self.masks(group.where), self.threads, group.probe)
         except RagqError as error:
             return error
 

@@ -9,7 +9,7 @@ from pydantic import BaseModel, ConfigDict, Field
 __all__ = ["BatchRequest", "BatchResponse", "Failure", "GetRequest", "GetResponse", "SearchRequest", "SearchResponse"]
 
 Number = Annotated[float, Field(allow_inf_nan=False)]
-Embedding = list[Number]
+Embedding = list[Number] | list[list[Number]]  # the latter of a multi-vector index: one a token
 
 
 class Options(BaseModel):
@@ -24,6 +24,7 @@ class Options(BaseModel):
     exact: bool = Field(False, description="Scan every row, whatever structure there is.")
     nprobe: int | None = Field(None, ge=1, le=1 << 20, description="Lists of an inverted file to look at.")
     ef_search: int | None = Field(None, ge=1, le=1 << 20, description="Candidates of a graph search.")
+    candidates: int | None = Field(None, ge=1, le=1 << 20, description="Candidates of a multi-vector index.")
 
 
 class SearchRequest(Options):

@@ -29,6 +29,7 @@ __all__ = ["ENGINES", "serve"]
 
 ENGINES = ("local", "ray")
 SHORTEST_TOKEN = 16
+LOADABLE = ("sentence-transformers", "multi-vector")  # kinds of models that are found by their name
 LOOPBACK = {"localhost", "127.0.0.1", "::1"}
 STOP_SECONDS = 10
 
@@ -57,7 +58,7 @@ def embedder_loader(folder: Path, model: Any, options: dict[str, Any]) -> Callab
 
     def load(snapshot: Snapshot) -> Embedder | None:
         known = snapshot.manifest.embedder
-        if model is None and (known is None or known.get("kind") != "sentence-transformers"):
+        if model is None and (known is None or known.get("kind") not in LOADABLE):
             return None
         return embedder_of(folder, snapshot.manifest, model, options)
 

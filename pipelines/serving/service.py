@@ -19,14 +19,13 @@ from ragq.checks import check_embeddings, check_int
 from ragq.embedders import Embedder
 from ragq.errors import InvalidArgumentError, RagqError
 from ragq.pipelines.describe import describe
-from ragq.pipelines.fitting import full_shard
 from ragq.pipelines.serving.batching import Batcher
 from ragq.pipelines.serving.fleet import Fleet, Generation
 from ragq.pipelines.serving.limits import Limits, UnavailableError, check_filter
 from ragq.pipelines.serving.metrics import Metrics
 from ragq.pipelines.serving.replica import Group
 from ragq.pipelines.serving.workers import Worker
-from ragq.pipelines.view import View
+from ragq.pipelines.token_view import open_view
 from ragq.retrievers.structures.base import Probe
 from ragq.snapshot import Snapshot
 
@@ -40,7 +39,7 @@ Hits = list[dict[str, Any]]
 class Question:
     """One query that waits for its scan."""
 
-    x: Floats
+    x: Floats  # of shape (dim,), or (tokens, dim)
     k: int
     where: str | None
     probe: Probe
@@ -91,8 +90,8 @@ class Service:
         known = snapshot.manifest.embedder
         if not self._embedders or self._embedders[-1][0] != known:
             self._embedders = [(known, self._load_embedder(snapshot))]
-        compressor = View(snapshot).compressor
-        facts = describe(snapshot, compressor, full_shard(compressor.code_size))
+        view = open_view(snapshot)
+        facts = describe(snapshot, view.compressor, view.shard_rows)
         facts.pop("path")
         facts.pop("embedder")  # its prompts and folders are the server's own
         return facts | {"name": snapshot.folder.name, "model": Path(str(facts["model"])).name if known else None}
@@ -116,7 +115,7 @@ class Service:
     async def search(
         self,
         queries: Sequence[str] | None,
-        embeddings: Sequence[Sequence[float]] | None,
+        embeddings: Sequence[Sequence[Any]] | None,
         k: int,
         where: dict[str, Any] | None,
         probe: Probe,
@@ -157,18 +156,29 @@ class Service:
             embeds = self._embedders[-1][1] is not None
             return generation.facts | {"embeds_text": embeds, "replicas": len(generation.shares)}
 
+    def _vector(self, given: Sequence[Any], dim: int, many: bool) -> Floats:
+        """Return an embedding, of shape (dim,), or (tokens, dim) for a multi-vector index."""
+        rows = given if many else [given]
+        if many and len(rows) > self.limits.tokens:
+            raise InvalidArgumentError(f"A query may have {self.limits.tokens} vectors. Got {len(rows)}.")
+        if any(not isinstance(row, list) or len(row) != dim for row in rows):
+            shape = f"a list of lists of {dim} numbers" if many else f"a list of {dim} numbers"
+            raise InvalidArgumentError(f"An embedding of this index must be {shape}.")
+        if any(isinstance(value, list) for row in rows for value in row):
+            raise InvalidArgumentError(f"An embedding of this index must be a list of {dim} numbers.")
+        x = check_embeddings(np.asarray(rows, np.float64).reshape(-1, dim), dim, name="embedding")
+        return x if many else x[0]
+
     async def _vectors(
         self,
         generation: Generation,
         queries: Sequence[str] | None,
-        embeddings: Sequence[Sequence[float]] | None,
-    ) -> Floats:
+        embeddings: Sequence[Sequence[Any]] | None,
+    ) -> list[Floats]:
         dim = generation.manifest.dim
         if embeddings is not None:
-            for i, row in enumerate(embeddings):
-                if len(row) != dim:
-                    raise InvalidArgumentError(f"An embedding must have {dim} dimensions. Number {i} has {len(row)}.")
-            return check_embeddings(np.asarray(embeddings, np.float64).reshape(-1, dim), dim, name="embeddings")
+            many = generation.manifest.multi_vector is not None
+            return [self._vector(row, dim, many) for row in embeddings]
         assert queries is not None
         embedder = self._embedders[-1][1]
         if embedder is None:
@@ -177,8 +187,7 @@ class Service:
             )
         if any(len(text) > self.limits.text for text in queries):
             raise InvalidArgumentError(f"A query may have {self.limits.text} characters. Got more.")
-        rows = await self._texts([(text, embedder) for text in queries])
-        return np.stack(rows) if rows else np.empty((0, dim), np.float32)
+        return await self._texts([(text, embedder) for text in queries])
 
     # batches
 
@@ -187,7 +196,7 @@ class Service:
         embedder = items[-1][1]
         loop = asyncio.get_running_loop()
         x = await loop.run_in_executor(self._embedding, embedder.encode_queries, [text for text, _ in items])
-        return list(np.asarray(x, np.float32))
+        return [np.asarray(x[i], np.float32) for i in range(len(x))]
 
     async def _scan(self, questions: list[Question]) -> list[tuple[list[int], list[float], Hits] | Exception]:
         """Scan for the questions of several requests at once, and fetch their hits."""
@@ -205,7 +214,10 @@ class Service:
             for members in parts:
                 first = questions[members[0]]
                 k = max(questions[i].k for i in members)
-                groups.append(Group(np.stack([questions[i].x for i in members]), k, first.where, first.probe))
+                x: Any = [questions[i].x for i in members]
+                if generation.manifest.multi_vector is None:
+                    x = np.stack(x)
+                groups.append(Group(x, k, first.where, first.probe))
             found = await self.fleet.scan(generation, groups)
             for members, result in zip(parts, found, strict=True):
                 for place, i in enumerate(members):

@@ -28,6 +28,7 @@ from ragq.pipelines.serving.batching import Batcher
 from ragq.pipelines.serving.fleet import cut
 from ragq.pipelines.serving.limits import BusyError, Limits
 from ragq.pipelines.serving.server import serve
+from ragq.tokens import TokenEmbeddings
 from tests.eval.test_report import FLAGS
 from tests.indexes import documents, expected_files, make, on_disk, words_model
 from tests.serving import JSON, Client, serving
@@ -115,6 +116,25 @@ def test_lists_and_graphs_are_served_as_they_search(tmp_path: Path) -> None:
             assert answer.value["results"] == [plain(hits) for hits in index.hits(queries, 5, **probe)]
         assert client.post("/v1/get", {"ids": ["late", "d3"]}).value["documents"][0]["id"] == "late"
         assert "ready embeddings" in client.post("/v1/search", {"query": "text"}).value["detail"]
+
+
+@pytest.mark.slow
+def test_a_multi_vector_index_is_served(tmp_path: Path) -> None:
+    x = TokenEmbeddings.from_list([words_model(f"{i} of {i % 3} words {i // 7}".split()) for i in range(60)])
+    options = {"codec": "INT8", "multi_vector": True, "metric": "ip", "first_stage": "MUVERA(2,2,4),FP8"}
+    index = ragq.build(documents(60), tmp_path / "index", embeddings=x, shard_rows=25, **options)
+    queries = [words_model(["3", "of", "words"]), words_model(["words", "7"]), words_model(["1"])]
+    with serving(index.path, embedder=lambda _: None) as client:
+        for probe in ({}, {"candidates": 7}, {"exact": True}):
+            for where in (None, {"lang": "en"}):
+                body = {"embeddings": [q.tolist() for q in queries], "k": 5, "where": where} | probe
+                found = client.post("/v1/search/batch", body).value["results"]
+                assert found == [
+                    plain(hits) for hits in index.hits(TokenEmbeddings.from_list(queries), 5, where, **probe)
+                ]
+        assert client.post("/v1/search", {"embedding": [0.0] * 8}).status == 400
+        assert client.post("/v1/search", {"embedding": [[0.0] * 7]}).status == 400
+        assert client.post("/v1/search", {"embedding": [[0.0] * 8], "nprobe": 3}).status == 400
 
 
 # Refusals
