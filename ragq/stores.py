@@ -200,11 +200,15 @@ class S3Store(Store):
 
     @cached_property
     def fs(self) -> Any:
-        from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem
+        from pyarrow.fs import AwsStandardS3RetryStrategy, S3FileSystem, resolve_s3_region
 
+        options = dict(self.options)
+        if not {"region", "endpoint_override"} & options.keys():
+            with store_errors(self.url, "find"):
+                options["region"] = resolve_s3_region(self.bucket)
         attempts = AwsStandardS3RetryStrategy(max_attempts=int(os.environ.get("AWS_MAX_ATTEMPTS") or 3))
         return S3FileSystem(
-            **self.options, retry_strategy=attempts, connect_timeout=CONNECT_SECONDS, request_timeout=REQUEST_SECONDS
+            **options, retry_strategy=attempts, connect_timeout=CONNECT_SECONDS, request_timeout=REQUEST_SECONDS
         )
 
     @cached_property

@@ -14,7 +14,7 @@ import pytest
 import ragq
 import ragq.remote
 from ragq.errors import CommitConflictError, CorruptIndexError, IndexLockedError, InvalidArgumentError, StorageError
-from ragq.stores import S3Store
+from ragq.stores import S3Store, open_store
 from tests.indexes import content, documents, make, on_disk, words_model
 from tests.object_store import BUCKET, ObjectStore
 
@@ -252,6 +252,16 @@ def test_places_that_are_not_indexes(url: str, server: ObjectStore) -> None:
 def test_urls_that_name_no_place(bad: str, message: str) -> None:
     with pytest.raises(InvalidArgumentError, match=message):
         ragq.open(bad)
+
+
+def test_the_region_of_a_bucket_is_looked_up_when_nobody_names_it(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in ("AWS_REGION", "AWS_DEFAULT_REGION", "AWS_ENDPOINT_URL", "AWS_ENDPOINT_URL_S3"):
+        monkeypatch.delenv(name, raising=False)
+    monkeypatch.setattr("pyarrow.fs.resolve_s3_region", {"a-bucket": "eu-west-3"}.__getitem__)
+    assert open_store("s3://a-bucket/x").fs.region == "eu-west-3"
+    assert open_store("s3://a-bucket/x?region=us-west-2").fs.region == "us-west-2"
+    monkeypatch.setenv("AWS_DEFAULT_REGION", "ap-south-1")
+    assert open_store("s3://a-bucket/x").fs.region == "ap-south-1"
 
 
 def test_an_unanswered_store_is_a_storage_error(url: str, server: ObjectStore) -> None:
