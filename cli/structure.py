@@ -22,13 +22,17 @@ from ragq.cli.options import echo_json, index_argument, json_option
     help="Share of the ten best rows that a search is tuned to find.",
 )
 @click.option("--queries", type=click.Path(exists=True, path_type=Path), help="Embeddings (.npy) to tune with.")
+@click.option("--neighbours", type=click.IntRange(0, 256), default=0, help="Also store the nearest passages of each.")
 @json_option
-def structure(index: Path, kind: str, nlist: int | None, recall: float, queries: Path | None, as_json: bool) -> None:
+def structure(
+    index: Path, kind: str, nlist: int | None, recall: float, queries: Path | None, neighbours: int, as_json: bool
+) -> None:
     """Build what lets a search of INDEX look at a part of the rows, from the codes; searches use it from then on.
 
     \b
     ragq structure docs.ragq             what the size asks for
     ragq structure docs.ragq ivf --recall 0.98
+    ragq structure docs.ragq none --neighbours 8     for `ragq search --expand`
     ragq structure docs.ragq none        scan every row again
     """
     import ragq
@@ -40,7 +44,9 @@ def structure(index: Path, kind: str, nlist: int | None, recall: float, queries:
         embeddings = open_embeddings(queries)
         given = embeddings.rows(0, len(embeddings))
     with ragq.open(index, mode="w") as opened, progress_bar(quiet=as_json) as progress:
-        built = opened.restructure(kind, nlist=nlist, recall=recall, queries=given, progress=progress)
+        built = opened.restructure(
+            kind, nlist=nlist, recall=recall, queries=given, neighbours=neighbours, progress=progress
+        )
         size = opened.info()["bytes"]["structure"]
     if as_json:
         echo_json(asdict(built) | {"bytes": size})

@@ -335,6 +335,7 @@ class Index:
         nlist: int | None = None,
         recall: float = 0.95,
         queries: ArrayLike | None = None,
+        neighbours: int = 0,
         seed: int = 0,
         progress: Progress = silent,
     ) -> Structured:
@@ -345,15 +346,18 @@ class Index:
 
         Parameters
         ----------
-        kind : {'auto', 'ivf', 'hnsw', 'none'}
+        kind : {'auto', 'ivf', 'hnsw', 'sm2graph', 'none'}
             ``ivf``: lists around centroids; ``hnsw``: a graph over floats of reduced dimension, for small indexes
-            (extra ``graph``); ``none``: scan every row; ``auto``: none until the scan would be slow, then ivf.
+            (extra ``graph``); ``sm2graph``: a graph over two-bit codes; ``none``: scan every row; ``auto``: none until
+            the scan would be slow, then ivf.
         nlist : int, optional
             Lists of ``ivf``; by default about ``4 sqrt(rows)``.
         recall : float
             Share of the ten best rows by the scan that a search is tuned to find.
         queries : array_like of float, shape (n, dim), optional
-            Embeddings of real queries to tune with (256 are enough); by default made up from rows of the index.
+            Real queries to tune with (256 are enough); by default made up from rows of the index.
+        neighbours : int
+            Also store so many nearest passages of each one (8 do), for searches that `expand`.
         seed : int
         progress : callable
             ``progress(stage, done, total)``.
@@ -366,9 +370,7 @@ class Index:
         from ragq.pipelines.restructure import restructure
 
         with self._writing() as transaction:
-            return restructure(
-                self, transaction, kind, nlist=nlist, recall=recall, queries=queries, seed=seed, progress=progress
-            )
+            return restructure(self, transaction, kind, nlist, recall, queries, neighbours, seed, progress)
 
     def compact(self, progress: Progress = silent) -> bool:
         """Rewrite shards without their deleted rows and merge small ones; nothing is embedded or encoded again.

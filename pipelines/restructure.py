@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
 from typing import TYPE_CHECKING, Any
 
@@ -20,7 +20,8 @@ from ragq.retrievers.structures.chosen import Ranker
 from ragq.retrievers.structures.graph import SCAN_SHARE
 from ragq.retrievers.structures.hnsw import build_hnsw
 from ragq.retrievers.structures.ivf import IVF, build_ivf, default_nlist
-from ragq.retrievers.structures.searcher import load_structure
+from ragq.retrievers.structures.neighbours import write_neighbours
+from ragq.retrievers.structures.searcher import Searcher, load_structure
 from ragq.retrievers.structures.sm2graph import build_sm2graph
 from ragq.snapshot import Snapshot
 from ragq.storage import storage_errors
@@ -33,6 +34,8 @@ __all__ = ["KINDS", "Structured", "renew", "restructure"]
 
 KINDS = ("auto", "ivf", "hnsw", "sm2graph", "none")
 TUNING_QUERIES = 256
+MOST_NEIGHBOURS = 256
+NEIGHBOUR_ROWS = 512  # rows whose neighbours are looked for at once
 TUNING_K = 10
 MIXED = 0.9  # share of another row in a made-up query: one row alone would find itself too easily
 
@@ -44,7 +47,7 @@ class Structured:
     Attributes
     ----------
     kind : str
-        ``ivf``, ``hnsw``, ``sm2graph`` or ``none`` (searches scan every row).
+        ``ivf``, ``hnsw``, ``sm2graph``, ``none`` (searches scan every row), or ``flat``: none, but with neighbours.
     reason : str
         Why, when it was chosen by ``auto``; else empty.
     parameters : dict
@@ -60,10 +63,10 @@ def restructure(
     index: Index,
     transaction: Transaction,
     kind: str,
-    *,
     nlist: int | None,
     recall: float,
     queries: ArrayLike | None,
+    neighbours: int,
     seed: int,
     progress: Progress,
 ) -> Structured:
@@ -74,10 +77,20 @@ def restructure(
         raise InvalidArgumentError(f"'recall' must be above 0 and at most 1. Got {recall!r}.")
     if nlist is not None:
         check_int(nlist, "nlist", 1)
+    check_int(neighbours, "neighbours", 0, MOST_NEIGHBOURS)
     given = None if queries is None else check_embeddings(queries, index.manifest.dim, name="queries")
     reason, asked = "", kind
+    if index.manifest.multi_vector is not None:
+        if kind not in ("auto", "none"):
+            raise InvalidArgumentError(
+                "A multi-vector index has a first stage in place of a structure. Build it with first_stage=…."
+            )
+        if neighbours:
+            raise InvalidArgumentError("A multi-vector index stores no neighbours; 'expand' finds them by searching.")
+        kind, reason = "none", "a multi-vector index has a first stage in place of a structure"
     if kind == "auto":
         kind, reason = choose(index.manifest.rows, index.compressor.code_size)
+    kind = "flat" if kind == "none" and neighbours else kind
     if kind == "none" or not index.manifest.shards:
         if index.manifest.structure is not None:
             commit(index, transaction, None)
@@ -86,8 +99,10 @@ def restructure(
         builder = Builder(snapshot, index, transaction.prefix, seed, progress)
         described = builder.build(kind, nlist)
         tuned = builder.tune(described, builder.held_out() if given is None else given, recall)
-        asked_for = {"asked": {"kind": asked, "nlist": nlist, "recall": recall}}
+        asked_for = {"asked": {"kind": asked, "nlist": nlist, "recall": recall, "neighbours": neighbours}}
         described = replace(described, parameters=described.parameters | tuned | asked_for)
+        if neighbours:
+            described = builder.add_neighbours(described, neighbours)
     commit(index, transaction, described)
     return Structured(kind, reason, described.parameters)
 
@@ -98,16 +113,8 @@ def renew(index: Index, transaction: Transaction, progress: Progress) -> bool:
     if described is None or described.shards == tuple(entry.id for entry in index.manifest.shards):
         return False
     asked = described.parameters.get("asked", {})
-    restructure(
-        index,
-        transaction,
-        asked.get("kind", described.kind),
-        nlist=asked.get("nlist"),
-        recall=asked.get("recall", 0.95),
-        queries=None,
-        seed=0,
-        progress=progress,
-    )
+    kind, recall, neighbours = asked.get("kind", described.kind), asked.get("recall", 0.95), asked.get("neighbours", 0)
+    restructure(index, transaction, kind, asked.get("nlist"), recall, None, neighbours, 0, progress)
     return True
 
 
@@ -140,11 +147,30 @@ class Builder:
         elif kind == "hnsw":
             files, parameters = build_hnsw(folder, prefix, self.source, self.metric, self.seed, self.progress)
             parameters["ef_search"] = 1
+        elif kind == "flat":
+            files, parameters = {}, {}
         else:
             files, parameters = build_sm2graph(folder, prefix, self.source, self.seed, self.progress)
             parameters["ef_search"] = 1
         entries = [shard.entry for shard in self.snapshot.shards]
         return StructureEntry(kind, parameters, tuple(e.id for e in entries), tuple(e.rows for e in entries), files)
+
+    def add_neighbours(self, described: StructureEntry, k: int) -> StructureEntry:
+        """Write the `k` nearest rows of each row, found by searching the structure itself."""
+        searcher = Searcher(self.snapshot, self.metric, described)
+
+        def chunks() -> Iterator[tuple[int, NDArray[np.int64]]]:
+            for start, codes in self.source.codes():
+                for first in range(0, len(codes), NEIGHBOUR_ROWS):
+                    x = self.compressor.decode(codes[first : first + NEIGHBOUR_ROWS])
+                    prepared = Prepared(self.compressor, normalized(x) if self.normalize else x, self.metric)
+                    yield start + first, searcher.search(prepared, k + 1, self.masks, Probe())[1]
+
+        name = f"structures/{self.prefix}.neighbours.arrow"
+        file = write_neighbours(self.snapshot.folder, name, k, chunks(), self.source.rows, self.progress)
+        return replace(
+            described, files=described.files | {"neighbours": file}, parameters=described.parameters | {"neighbours": k}
+        )
 
     def held_out(self) -> Floats:
         """Return made-up queries: each between two decoded rows, nearer to the first."""
@@ -154,6 +180,8 @@ class Builder:
 
     def tune(self, described: StructureEntry, queries: Floats, recall: float) -> dict[str, Any]:
         """Return the least effort with which the best rows by the codes are found, and the recall that it gives."""
+        if described.kind == "flat":
+            return {}
         queries = queries[:TUNING_QUERIES]
         if self.normalize:
             queries = normalized(queries)

@@ -11,20 +11,18 @@ from typing import Any
 
 import numpy as np
 
-from ragq.checks import check_int, normalized
+from ragq.checks import check_int
 from ragq.errors import InvalidArgumentError
 from ragq.pipelines.documents import fetch
+from ragq.pipelines.expansion import EXPANSIONS, expanded
 from ragq.pipelines.view import Masks, View
 from ragq.retrievers.lexical import Ranking, fusion
 from ragq.retrievers.rerank import load_reranker
-from ragq.retrievers.selection import SELECTIONS, neighbours, pagerank, select
+from ragq.retrievers.selection import SELECTIONS, select
 from ragq.types import passage_text
 
 __all__ = ["Stages", "read_stages"]
 
-EXPANSIONS = ("neighbours", "pagerank")
-SEEDS = 10  # candidates whose neighbours an expansion looks up
-DEGREE = 8
 CANDIDATES = 50
 
 
@@ -37,7 +35,8 @@ class Stages:
     hybrid : bool or {'score', 'rrf'}
         Fuse with BM25.
     expand : {'neighbours', 'pagerank'} or None
-        Add the nearest passages of the best candidates; ``pagerank`` also ranks all of them by a walk on their graph.
+        Add the nearest passages of the best candidates, see `ragq.pipelines.expansion`; ``pagerank`` also ranks all of
+        them by a walk on their graph.
     rerank : Reranker, CrossEncoder, str or None
     select : {'mmr', 'coverage', 'unique'} or None
     fetch_k : int or None
@@ -123,30 +122,3 @@ def selected(view: View, ranking: Ranking, name: str, k: int) -> Ranking:
     rows, scores = ranking
     chosen = select(name, scores, view.decode(rows), k)
     return rows[chosen], scores[chosen]
-
-
-def expanded(view: View, ranking: Ranking, how: str, masks: Masks) -> Ranking:
-    """Add the nearest passages of the best candidates, found by scanning with their decoded embeddings.
-
-    ``neighbours`` gives a new candidate the score of its seed times their similarity; ``pagerank`` walks the kNN graph
-    of all candidates, starting from their scores (half of the final score is the walk).
-    """
-    rows, scores = ranking
-    if not len(rows):
-        return ranking
-    seeds = rows[:SEEDS]
-    near = view.near(seeds, DEGREE + 1, masks)
-    fresh = np.setdiff1d(np.unique(near[near >= 0]), rows)
-    everything = np.concatenate([rows, fresh])
-    x = normalized(view.decode(everything))
-    low, high = float(scores.min()), float(scores.max())
-    relevance = (scores - low) / (high - low) if high > low else np.ones_like(scores)
-    similarity = np.maximum(x[len(rows) :] @ x[: len(seeds)].T, 0)
-    reached = (similarity * relevance[: len(seeds)]).max(axis=1) if len(fresh) else np.empty(0, np.float32)
-    total = np.concatenate([relevance, reached.astype(np.float32)])
-    if how == "pagerank" and len(everything) > 1 and total.sum() > 0:
-        walk = pagerank(total / total.sum(), neighbours(x, DEGREE))
-        total = (total + walk / walk.max()) / 2
-    final = (low + total * (high - low)).astype(np.float32) if high > low else total.astype(np.float32)
-    order = np.argsort(-final, kind="stable")
-    return everything[order], final[order]

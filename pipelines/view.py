@@ -80,6 +80,12 @@ class View:
         return Searcher(self.snapshot, self.score_metric) if self.manifest.structure else None
 
     @property
+    def has_neighbours(self) -> bool:
+        """Whether the nearest passages of each passage are stored."""
+        structure = self.manifest.structure
+        return structure is not None and "neighbours" in structure.files
+
+    @property
     def score_metric(self) -> str:
         """The metric that codes are scored by: cosine is the inner product of unit vectors."""
         return "ip" if self.manifest.metric == "cosine" else self.manifest.metric

@@ -15,7 +15,17 @@ from numpy.typing import NDArray
 from ragq.checks import normalized
 from ragq.errors import InvalidArgumentError
 
-__all__ = ["SELECTIONS", "coverage", "facility_location", "mmr", "neighbours", "pagerank", "select", "unique"]
+__all__ = [
+    "SELECTIONS",
+    "coverage",
+    "facility_location",
+    "mmr",
+    "neighbours",
+    "pagerank",
+    "select",
+    "transition",
+    "unique",
+]
 
 Floats = NDArray[np.float32]
 Positions = NDArray[np.int64]
@@ -131,9 +141,13 @@ def neighbours(x: Floats, degree: int = 8) -> Floats:
     if degree < len(x) - 1:
         cut = -np.partition(-similarity, degree - 1, axis=1)[:, degree - 1 : degree]
         similarity = np.where(similarity >= cut, similarity, 0)
-    similarity = np.maximum(similarity, similarity.T)
-    total = similarity.sum(axis=0, keepdims=True)
-    return similarity / np.where(total > 0, total, np.float32(1))
+    return transition(np.maximum(similarity, similarity.T))
+
+
+def transition(weights: Floats) -> Floats:
+    """Return symmetric edge weights with each column divided by its sum; a column of zeros stays."""
+    total = weights.sum(axis=0, keepdims=True)
+    return weights / np.where(total > 0, total, np.float32(1))
 
 
 def pagerank(start: Floats, transition: Floats, restart: float = 0.2, steps: int = 20) -> Floats:

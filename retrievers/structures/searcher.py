@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import cached_property
 from typing import Any
 
 import numpy as np
@@ -13,8 +14,10 @@ from ragq.manifest import StructureEntry
 from ragq.retrievers.scan import default_threads, scan
 from ragq.retrievers.structures.base import Allowed, Coverage, Found, Masks, Prepared, Probe, Structure, merge
 from ragq.retrievers.structures.chosen import Ranker
+from ragq.retrievers.structures.flat import Flat
 from ragq.retrievers.structures.hnsw import HNSW
 from ragq.retrievers.structures.ivf import IVF
+from ragq.retrievers.structures.neighbours import NeighbourGraph
 from ragq.retrievers.structures.sm2graph import SM2Graph
 from ragq.snapshot import Snapshot
 
@@ -44,6 +47,8 @@ def load_structure(
         return IVF.load(folder, described, snapshot.layout.coarse, dim, metric)
     if described.kind == "hnsw":
         return HNSW.load(folder, described, ranker, coverage, dim, metric)
+    if described.kind == "flat":
+        return Flat()
     if described.kind == "sm2graph":
         return SM2Graph.load(folder, described, ranker, coverage, dim)
     raise IncompatibleIndexError(
@@ -61,12 +66,14 @@ class Searcher:
         One whose manifest names a structure.
     metric : {'ip', 'l2'}
         Of the scores.
+    described : StructureEntry, optional
+        A structure that the manifest does not name yet.
     """
 
-    def __init__(self, snapshot: Snapshot, metric: str) -> None:
-        described = snapshot.manifest.structure
+    def __init__(self, snapshot: Snapshot, metric: str, described: StructureEntry | None = None) -> None:
+        described = described or snapshot.manifest.structure
         assert described is not None
-        self.snapshot = snapshot
+        self.snapshot, self.described = snapshot, described
         self.coverage = Coverage(snapshot, described)
         self.ranker = Ranker(snapshot.shards)
         self.structure = load_structure(snapshot, described, self.coverage, self.ranker, metric)
@@ -88,6 +95,13 @@ class Searcher:
             scores, rows = scan(prepared.all, [shard.block for shard in shards], k, [masks[i] for i in others], threads)
             parts.append((scores, self._numbered(rows)))
         return merge(parts, k) if len(parts) > 1 else parts[0]
+
+    @cached_property
+    def neighbours(self) -> NeighbourGraph | None:
+        """The stored neighbours of each row, if there are any."""
+        if "neighbours" not in self.described.files:
+            return None
+        return NeighbourGraph(self.snapshot.folder, self.described, self.coverage)
 
     def _refined(
         self, prepared: Prepared, compressor: Refined, k: int, allowed: Allowed, probe: Probe, threads: int | None
