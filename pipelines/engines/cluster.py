@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from typing import Any
 
 from ragq import errors
-from ragq.errors import StorageError, missing_extra
+from ragq.errors import InvalidArgumentError, StorageError, missing_extra
 
 __all__ = ["ATTEMPTS", "Cluster", "connect"]
 
@@ -80,7 +80,13 @@ class Cluster:
 
     def share(self, value: Any) -> Any:
         """Put a value where all workers can reach it, and return the reference that they get it by."""
-        return self._ray.put(value)
+        try:
+            return self._ray.put(value)
+        except TypeError as error:
+            raise InvalidArgumentError(
+                f"What the workers need cannot be sent to them: {str(error).splitlines()[0].rstrip('.')}. "
+                "Give paths, lists, arrays or functions."
+            ) from error
 
     def counter(self) -> Any:
         """Start a `Counter` as an actor."""

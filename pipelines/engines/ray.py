@@ -113,10 +113,11 @@ class RayEngine:
     def sample(self, build: Build, feed: Feed, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         if not isinstance(feed, TextFeed) or not len(rows):
             return feed.sample(rows, build.progress)
-        embedded = lambda batches: (  # noqa: E731
-            np.frombuffer(data, np.float32).reshape(-1, feed.dim)
-            for data in self._in_order(self.job(build, feed), "embed", batches)
-        )
+
+        def embedded(batches: Sequence[NDArray[np.int64]]) -> Iterator[NDArray[np.float32]]:
+            for data in self._in_order(self.job(build, feed), "embed", batches):
+                yield np.frombuffer(data, np.float32).reshape(-1, feed.dim)
+
         return feed.sample(rows, build.progress, embedded)
 
     def shards(
@@ -148,6 +149,8 @@ class RayEngine:
 
     def _in_order(self, job: Job, what: str, items: Sequence[Any], counter: Any = None) -> Iterator[bytes]:
         """Yield the results of items in their order, each as soon as those before it are there."""
+        if not items:
+            return
         waiting: dict[int, bytes] = {}
         turn = 0
         counter = counter or self.cluster.counter()

@@ -204,6 +204,9 @@ def test_errors_of_workers_are_those_of_the_local_engine(cluster: None, tmp_path
     x[13, 2] = np.nan
     with pytest.raises(InvalidArgumentError, match="The embedding of 'd13' holds NaN"):
         ragq.build(None, tmp_path / "x", embeddings=x, ids=[f"d{i}" for i in range(20)], engine="ray", shard_rows=5)
+    source = (f"text {i}" for i in range(20))
+    with pytest.raises(InvalidArgumentError, match="cannot be sent to them"):
+        ragq.build(source, tmp_path / "x", embeddings=x[:13], engine="ray")
 
 
 @slow
