@@ -19,6 +19,7 @@ from ragq.pipelines.fitting import full_shard, load_compressor
 from ragq.retrievers.lexical import Lexical, Ranking
 from ragq.retrievers.scan import scan
 from ragq.retrievers.structures.base import Prepared, Probe
+from ragq.retrievers.structures.chosen import codes_at
 from ragq.retrievers.structures.searcher import Searcher
 from ragq.select import pack_mask, unpack_mask
 from ragq.snapshot import Snapshot
@@ -117,9 +118,7 @@ class View:
         """Return the decoded embeddings of rows, float32 of shape (n, dim)."""
         codes = np.empty((len(rows), self.compressor.code_size), np.uint8)
         for number, where, local in self.snapshot.locate(rows):
-            block = self.snapshot.shards[number].block
-            for position, row in zip(where.tolist(), local.tolist(), strict=True):
-                codes[position] = block.codes(row, row + 1)[0]
+            codes[where] = codes_at(self.snapshot.shards[number].block, local)
         return self.compressor.decode(codes)
 
     def reconstruct(self, rows: NDArray[np.int64]) -> Any:
