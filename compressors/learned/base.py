@@ -58,7 +58,7 @@ class LearnedPQ(Quantizer):
 
     def __init__(self, size: int, bits: int = 8, tree: bool = False) -> None:
         self.tree = check_bool(tree, "tree")
-        self.documents = (VTQ if self.tree else VPQ)(size, bits)
+        self.documents = document_side(size, bits, self.tree)
         self.size, self.bits = self.documents.size, self.documents.bits
 
     @property
@@ -79,7 +79,7 @@ class LearnedPQ(Quantizer):
 
     def load_state(self, state: dict[str, NDArray[Any]]) -> Self:
         self.dim_ = None
-        documents = (VTQ if self.tree else VPQ)(self.size, self.bits)
+        documents = document_side(self.size, self.bits, self.tree)
         self.documents = documents.load_state({k: v for k, v in state.items() if k not in self.state_names})
         return super().load_state({k: v for k, v in state.items() if k in ("dim_", *self.state_names)})
 
@@ -92,7 +92,7 @@ class LearnedPQ(Quantizer):
         }
 
     def _fit(self, x: Floats, queries: Floats | None, qrels: Any, rng: np.random.Generator) -> None:
-        side = (VTQ if self.tree else VPQ)(self.size, self.bits)
+        side = document_side(self.size, self.bits, self.tree)
         mean = x.mean(axis=0, dtype=np.float64).astype(np.float32)
         query_map, document_map = np.eye(self.dim, dtype=np.float32), np.eye(self.dim, dtype=np.float32)
         if queries is not None and len(queries):
@@ -107,7 +107,7 @@ class LearnedPQ(Quantizer):
 
     def set_query_side(self, mean: Floats, query_map: Floats, codebook: NDArray[np.floating]) -> None:
         """Take over trained parameters: `u` (dim,), `A` (kept, dim) and `D`, rounded to what is stored."""
-        self.query_mean_ = np.ascontiguousarray(mean, np.float32)
+        self.query_mean_ = np.array(mean, np.float32)  # a copy: training goes on with what it gave
         self.query_map_ = np.ascontiguousarray(np.clip(query_map, -F16_MAX, F16_MAX), np.float16)
         self.query_codebook_ = np.ascontiguousarray(np.clip(codebook, -F16_MAX, F16_MAX), np.float16)
 
@@ -127,6 +127,11 @@ class LearnedPQ(Quantizer):
         folded = queries @ self.query_map_.T.astype(np.float32)
         tables = self.documents._tables(folded, self.query_codebook_.astype(np.float32))
         return LookupScorer(queries @ self.query_mean_, tables, factors=1)
+
+
+def document_side(size: int, bits: int, tree: bool) -> VPQ:
+    """Return the quantizer to start from; the chain alone of VTQ, as training knows one codeword or two a column."""
+    return VTQ(size, bits, clusters=0) if tree else VPQ(size, bits)
 
 
 def query_aware_maps(centred: Floats, queries: Floats) -> tuple[Floats, Floats]:

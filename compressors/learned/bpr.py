@@ -85,7 +85,7 @@ class BPR(Quantizer):
 
     def set_query_side(self, mean: Floats, query_map: Floats) -> None:
         """Take over trained parameters: `u` (dim,) and `A` (n_bits, dim), rounded to what is stored."""
-        self.query_mean_ = np.ascontiguousarray(mean, np.float32)
+        self.query_mean_ = np.array(mean, np.float32)  # a copy: training goes on with what it gave
         self.query_map_ = np.ascontiguousarray(np.clip(query_map, -F16_MAX, F16_MAX), np.float16)
 
     def _encode(self, x: Floats) -> Codes:

@@ -22,7 +22,13 @@ from ragq.pipelines.training.vectors import Vectors
 __all__ = ["train"]
 
 Floats = NDArray[np.float32]
-DEFAULT_BYTES = 48
+DEFAULT_CODECS = {  # 48 bytes each
+    "distill-vq": "DistillVQ48(tree)",
+    "jpq": "JPQ48(tree)",
+    "mopq": "MoPQ48",
+    "repconc": "RepCONC48",
+    "bpr": "BPR384",
+}
 SENTENCES = 3  # of a document
 GENERATED = 3  # of a document; as in GPL for small corpora
 MOST_MADE = 20_000  # of each kind
@@ -123,9 +129,7 @@ def plan(method: str, codec: str | None, seed: int, settings: dict[str, Any]) ->
     """Return the spec and the settings of a run."""
     if method not in METHODS:
         raise InvalidArgumentError(f"'method' must be one of {', '.join(METHODS)}. Got {method!r}.")
-    name = METHODS[method][0]
-    size = 8 * DEFAULT_BYTES if name == "BPR" else DEFAULT_BYTES
-    compressor = from_spec(codec or f"{name}{size}")
+    compressor = from_spec(codec or DEFAULT_CODECS[method])
     if getattr(compressor, "tree", False) and METHODS[method][1].get("loss", "listwise") == "listwise":
         settings = {"reassign": False, **settings}
     return str(compressor), settings_for(method, seed=seed, **settings)
