@@ -15,15 +15,13 @@ Bytes per document: ``n / 8``.
 
 from __future__ import annotations
 
-from typing import Any
-
 import numpy as np
 from numpy.typing import NDArray
 
 from ragq.checks import check_int
+from ragq.compressors import _cpu
 from ragq.compressors.base import Codes, Floats
 from ragq.compressors.codebooks import kmeans, sample_rows
-from ragq.compressors.exact import exact_matmul
 from ragq.compressors.pooling import nearest_centroid
 from ragq.compressors.scorers import Scorer
 from ragq.compressors.tokens import TokenStage
@@ -91,7 +89,7 @@ class CENTROIDS(TokenStage):
     def scorer(self, queries: TokenEmbeddings) -> CentroidScorer:
         """Prepare queries to score sets."""
         self._check_tokens(queries, "queries")
-        return CentroidScorer(exact_matmul(queries.values, self.centroids_.T), queries.offsets, self.nprobe)
+        return CentroidScorer(queries.values @ self.centroids_.T, queries.offsets, self.nprobe)
 
 
 class CentroidScorer(Scorer):
@@ -107,25 +105,20 @@ class CentroidScorer(Scorer):
 
     def __init__(self, products: Floats, offsets: NDArray[np.int64], nprobe: int) -> None:
         self.offsets = offsets
-        order = np.argsort(-products, axis=1, kind="stable")
-        self.probed = order[:, :nprobe]  # best first
-        self.values = np.take_along_axis(products, self.probed, axis=1)
-        beyond = order[:, nprobe : nprobe + 1]
-        self.floors = (np.take_along_axis(products, beyond, axis=1) if beyond.shape[1] else self.values[:, -1:])[:, 0]
+        best = min(nprobe + 1, products.shape[1])
+        order = np.argpartition(-products, best - 1, axis=1)[:, :best]
+        values = np.take_along_axis(products, order, axis=1)
+        order = np.take_along_axis(order, np.argsort(-values, axis=1, kind="stable"), axis=1)
+        values = np.take_along_axis(products, order, axis=1)
+        self.probed = np.ascontiguousarray(order[:, :nprobe], np.int64)  # best first
+        self.values = np.ascontiguousarray(values[:, :nprobe], np.float32)
+        self.floors = np.ascontiguousarray(values[:, -1], np.float32)
 
     @property
     def n_queries(self) -> int:
         return len(self.offsets) - 1
 
     def score(self, codes: Codes) -> Floats:
-        scores = np.zeros((self.n_queries, len(codes)), np.float32)
-        columns: dict[int, NDArray[Any]] = {}
-        for query in range(self.n_queries):
-            for t in range(int(self.offsets[query]), int(self.offsets[query + 1])):
-                most = np.full(len(codes), self.floors[t])
-                for c, value in zip(self.probed[t, ::-1].tolist(), self.values[t, ::-1].tolist(), strict=True):
-                    if c not in columns:
-                        columns[c] = np.flatnonzero(codes[:, c // 8] & (1 << (c % 8)))
-                    most[columns[c]] = value  # the best is written last
-                scores[query] += most
+        sets = np.ascontiguousarray(codes)
+        scores: Floats = _cpu.set_scores(sets, self.probed, self.values, self.floors, self.offsets)
         return scores

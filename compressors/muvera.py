@@ -20,6 +20,7 @@ Bytes per document: those of the codec that follows, over ``R 2^k p`` (or `final
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import numpy as np
@@ -176,7 +177,7 @@ class MUVERA(TokenStage):
     def encode_queries(self, queries: TokenEmbeddings) -> Floats:
         """Return the encodings of queries, `(n, dim_out)` float32; a query without tokens gives zeros."""
         self._check_tokens(queries, "queries")
-        parts = [self._blocks(part)[0] for part in self._chunks(queries)]
+        parts = [self._blocks(part, np.matmul)[0] for part in self._chunks(queries)]
         return self._finished(parts, np.float32(1 / self.R))
 
     def encode_documents(self, documents: TokenEmbeddings) -> Floats:
@@ -184,7 +185,7 @@ class MUVERA(TokenStage):
         self._check_tokens(documents)
         parts = []
         for part in self._chunks(documents):
-            sums, cells, blocks, projected = self._blocks(part)
+            sums, cells, blocks, projected = self._blocks(part, exact_matmul)
             counts = np.bincount(cells.ravel(), minlength=len(part) * self.R * self.buckets)
             sums /= np.maximum(counts, 1).astype(np.float32).reshape(*sums.shape[:3], 1)
             if self.unit:
@@ -204,8 +205,16 @@ class MUVERA(TokenStage):
             start = stop
         return chunks
 
-    def _blocks(self, tokens: TokenEmbeddings) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64], Floats]:
+    def _blocks(
+        self, tokens: TokenEmbeddings, matmul: Callable[[Floats, Floats], Floats]
+    ) -> tuple[Floats, NDArray[np.int64], NDArray[np.int64], Floats]:
         """Add up the tokens of each document in each repetition and bucket.
+
+        Parameters
+        ----------
+        tokens : TokenEmbeddings
+        matmul : callable
+            `exact_matmul` where a document must get the same code in any batch.
 
         Returns
         -------
@@ -216,10 +225,10 @@ class MUVERA(TokenStage):
         projected : ndarray of float32, shape (total, R, dim_block), or (total, 1, dim) without sketches
         """
         n, total = len(tokens), tokens.total
-        sides = exact_matmul(tokens.values, self.planes_.T) > self.offsets_
+        sides = matmul(tokens.values, self.planes_.T) > self.offsets_
         buckets = sides.reshape(total, self.R, self.k) @ (1 << np.arange(self.k, dtype=np.int64))
         if self.p:
-            projected = exact_matmul(tokens.values, self._sketches()).reshape(total, self.R, self.p)
+            projected = matmul(tokens.values, self._sketches()).reshape(total, self.R, self.p)
         else:
             projected = tokens.values[:, None, :]
         documents = np.repeat(np.arange(n), tokens.counts)

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 from ragq.compressors.base import Chain, Compressor
 from ragq.compressors.pq import PQ
 from ragq.compressors.refine import Refined
-from ragq.compressors.scorers import DenseScorer, LinearScorer
+from ragq.compressors.scorers import DenseScorer, LinearScorer, LookupScorer
 from ragq.layouts import Block
 from ragq.retrievers import kernels
 from ragq.retrievers.kernels.chosen import CodedVectors, maxsim_chosen
@@ -41,7 +41,7 @@ class QueryTokens:
     quantizer : Compressor
         The codec, less the transforms.
     scorer : LinearScorer
-        The tokens, folded through the transforms.
+        The tokens, folded through the transforms; without tables where the C++ loops decode codewords.
     folded : ndarray of float32, shape (total, dim)
     bias : ndarray of float32, shape (n_queries,)
         What the transforms and the codec add to every score.
@@ -63,7 +63,7 @@ class QueryTokens:
                 folded, part = transform.fold(folded)
                 added = added + part
         folded = np.ascontiguousarray(folded, np.float32)
-        scorer = quantizer._scorer(folded)
+        scorer = _light(quantizer, folded) or quantizer._scorer(folded)
         number = np.repeat(np.arange(len(queries)), queries.counts)
         bias = np.bincount(number, weights=scorer.bias + added, minlength=len(queries)).astype(np.float32)
         return cls(queries.offsets, quantizer, scorer, folded, bias)
@@ -148,7 +148,7 @@ class QueryTokens:
         if self._dense(block):
             assert isinstance(self.scorer, DenseScorer)
             return CodedVectors(columns["codes"], self.scorer.queries, self.scorer.dtype, self.scorer.levels)
-        if type(self.quantizer) is not PQ:
+        if type(self.quantizer) is not PQ:  # a subclass may score otherwise
             return None
         high, low = (columns["high"], columns["low"]) if "high" in columns else (columns["codes"], None)
         vectors = CodedVectors(
@@ -186,3 +186,11 @@ class QueryTokens:
             most = np.maximum.reduceat(scorer.score(codes), ends[:-1], axis=1)
             sums.append(most.sum(axis=0, dtype=np.float32))
         return np.concatenate(sums) + self.bias[query]
+
+
+def _light(quantizer: Compressor, tokens: Floats) -> LinearScorer | None:
+    """Return a scorer without tables for codewords that the C++ loops decode: they need its bias and factors only."""
+    if type(quantizer) is not PQ or kernels.implementation() not in kernels.SETS:
+        return None
+    bias = tokens @ quantizer.mean_ if quantizer.length else np.zeros(len(tokens), np.float32)
+    return LookupScorer(bias, np.empty((len(tokens), 0, 256), np.float32), factors=int(quantizer.length))

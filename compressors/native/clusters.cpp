@@ -163,4 +163,19 @@ void spherical_kmeans(const float* x, std::size_t n, std::size_t dim, std::size_
   renumber(n, labels);
 }
 
+void set_scores(const std::uint8_t* sets, std::size_t n, std::size_t width, const std::int64_t* probed,
+                const float* values, const float* floors, std::size_t tokens, std::size_t nprobe, float* scores) {
+  for (std::size_t i = 0; i < n; ++i) {
+    const std::uint8_t* set = sets + i * width;
+    float sum = 0;
+    for (std::size_t t = 0; t < tokens; ++t) {
+      const std::int64_t* own = probed + t * nprobe;
+      std::size_t p = 0;
+      while (p < nprobe && !(set[own[p] >> 3] >> (own[p] & 7) & 1)) ++p;
+      sum += p < nprobe ? values[t * nprobe + p] : floors[t];
+    }
+    scores[i] = sum;
+  }
+}
+
 }  // namespace ragq

@@ -10,6 +10,7 @@
 #include "encode_pq.hpp"
 #include "kmeans.hpp"
 #include "parallel.hpp"
+#include "parallel.hpp"
 #include "tiles.hpp"
 
 static Array<float, 2> seed_centroids(Matrix<float> x, std::size_t k, std::uint64_t seed) {
@@ -121,6 +122,40 @@ static Array<std::uint32_t, 1> cluster_runs(Matrix<float> x, Vector<std::int64_t
   return labels;
 }
 
+static Array<std::uint8_t, 2> nearest_pair(Matrix<float> y, Matrix<float> table, Vector<float> half,
+                                           Vector<std::int32_t> odd, int threads) {
+  require(y.shape(1) == 8, "y must have 8 columns");
+  require(table.shape(0) == 8 && table.shape(1) == 256 && half.shape(0) == 256 && odd.shape(0) == 256,
+          "the codebook has 256 patterns of 8 magnitudes");
+  auto codes = make_array<std::uint8_t, 2>({y.shape(0), 2});
+  nb::gil_scoped_release release;
+  ragq::parallel_for(y.shape(0), 1024, threads, [&](std::size_t begin, std::size_t end) {
+    ragq::tile_kernels().nearest_pair(y.data() + 8 * begin, end - begin, table.data(), half.data(), odd.data(),
+                                      codes.data() + 2 * begin);
+  });
+  return codes;
+}
+
+static Array<float, 2> set_scores(Matrix<std::uint8_t> sets, Matrix<std::int64_t> probed, Matrix<float> values,
+                                  Vector<float> floors, Vector<std::int64_t> offsets) {
+  const std::size_t n = sets.shape(0), width = sets.shape(1), nprobe = probed.shape(1), total = probed.shape(0);
+  const std::size_t queries = offsets.shape(0) - 1;
+  require(values.shape(0) == total && values.shape(1) == nprobe && floors.shape(0) == total,
+          "probed, values and floors must belong to the same tokens");
+  require(offsets(0) == 0 && offsets(queries) == static_cast<std::int64_t>(total), "offsets must run from 0 to the tokens");
+  for (std::size_t a = 0; a < queries; ++a) require(offsets(a) <= offsets(a + 1), "offsets must not fall");
+  for (std::size_t i = 0; i < probed.size(); ++i)
+    require(probed.data()[i] >= 0 && probed.data()[i] < static_cast<std::int64_t>(8 * width), "a cluster is outside of the sets");
+  auto scores = make_array<float, 2>({queries, n});
+  nb::gil_scoped_release release;
+  for (std::size_t a = 0; a < queries; ++a) {
+    const std::size_t first = static_cast<std::size_t>(offsets(a)), tokens = static_cast<std::size_t>(offsets(a + 1)) - first;
+    ragq::set_scores(sets.data(), n, width, probed.data() + first * nprobe, values.data() + first * nprobe,
+                     floors.data() + first, tokens, nprobe, scores.data() + a * n);
+  }
+  return scores;
+}
+
 void register_scalar(nb::module_& m);
 
 NB_MODULE(_cpu, m) {
@@ -132,8 +167,10 @@ NB_MODULE(_cpu, m) {
   m.def("encode_pq", &encode_pq, "x"_a, "codebook"_a, "offsets"_a, "threads"_a);
   m.def("encode_chain", &encode_chain, "x"_a, "codebooks"_a, "offsets"_a, "threads"_a);
   m.def("project", &project, "x"_a, "matrix"_a, "threads"_a);
+  m.def("nearest_pair", &nearest_pair, "y"_a, "table"_a, "half"_a, "odd"_a, "threads"_a);
   m.def("extend_beams", &extend_beams, "x"_a, "codebooks"_a, "beams"_a, "wider"_a, "threads"_a);
   m.def("cluster_runs", &cluster_runs, "x"_a, "offsets"_a, "counts"_a, "iterations"_a, "threads"_a,
         "Spherical k-means, or Ward's hierarchy with no iterations.");
+  m.def("set_scores", &set_scores, "sets"_a, "probed"_a, "values"_a, "floors"_a, "offsets"_a);
   register_scalar(m);
 }
