@@ -7,13 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import ragq
-from ragq.errors import InvalidArgumentError, missing_extra
+from ragq.absent import AbsentComponent
+from ragq.errors import InvalidArgumentError
 from ragq.filters import Where
 
 try:
     from haystack import Document, component, default_from_dict, default_to_dict
 except ImportError:
-    raise missing_extra("haystack-ai", "haystack") from None
+    Document, component = None, AbsentComponent()
 
 __all__ = ["RagqRetriever", "to_where"]
 

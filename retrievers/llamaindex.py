@@ -7,14 +7,14 @@ from pathlib import Path
 from typing import Any
 
 import ragq
-from ragq.errors import missing_extra
+from ragq.absent import absent_base
 from ragq.filters import Where
 
 try:
     from llama_index.core.retrievers import BaseRetriever
     from llama_index.core.schema import NodeWithScore, QueryBundle, TextNode
 except ImportError:
-    raise missing_extra("llama-index-core", "llamaindex") from None
+    BaseRetriever = absent_base("llama-index-core", "llamaindex")
 
 __all__ = ["RagqRetriever"]
 

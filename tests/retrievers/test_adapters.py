@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import os
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -91,3 +93,24 @@ def test_haystack_filters_are_those_of_the_index(path: Path) -> None:
     assert numbers({"operator": "OR", "conditions": [compare("==", 2), compare(">", 3)]}) == [2, 4]
     with pytest.raises(InvalidArgumentError, match="operator"):
         to_where(compare("like", 1))
+
+
+@pytest.mark.parametrize(("module", "library"), [("llamaindex", "llama_index"), ("haystack", "haystack")])
+def test_an_adapter_imports_without_its_library_and_says_what_to_install(module: str, library: str) -> None:
+    code = f"""
+import importlib.abc, sys
+class Absent(importlib.abc.MetaPathFinder):
+    def find_spec(self, name, path, target=None):
+        if name.split(".")[0] == {library!r}:
+            raise ImportError(name)
+sys.meta_path.insert(0, Absent())
+from ragq.errors import MissingExtraError
+from ragq.retrievers.{module} import RagqRetriever
+try:
+    RagqRetriever("nowhere.ragq")
+except MissingExtraError as error:
+    assert "ragq[{module}]" in str(error), error
+else:
+    raise SystemExit("made")
+"""
+    subprocess.run([sys.executable, "-c", code], check=True)
