@@ -62,8 +62,9 @@ void merge(const Request& request, const std::vector<Part>& parts, int64_t query
 }  // namespace
 
 void TopK::insert(float score, int64_t row) {
-    if (k_ == 0) return;
+    if (k_ == 0 || !(score > above_)) return;
     if (static_cast<int64_t>(heap_.size()) == k_) {
+        if (!better({score, row}, heap_.front())) return;
         std::pop_heap(heap_.begin(), heap_.end(), better);
         heap_.back() = {score, row};
     } else {

@@ -38,17 +38,15 @@ struct Factors {
     }
 };
 
-// The best k rows of a query: higher score, then lower row. Rows must come in ascending order.
+// The best k rows of a query: higher score, then lower row, in whatever order they come.
 class TopK {
   public:
-    TopK(int64_t k, float above) : k_(k), threshold_(above) {}
+    TopK(int64_t k, float above) : k_(k), above_(above), threshold_(above) {}
     int64_t k() const { return k_; }
-    // Let no row in that scores less than what `k` rows are known to reach.
-    void start_at(float above) { threshold_ = above > threshold_ ? above : threshold_; }
-    // A row must score more than this; at least -inf, so that -inf and NaN never enter.
+    // A row that scores less cannot enter; at least -inf, which never enters itself, nor does NaN.
     float threshold() const { return threshold_; }
     void push(float score, int64_t row) {
-        if (score > threshold_) insert(score, row);
+        if (score >= threshold_) insert(score, row);
     }
     struct Entry {
         float score;
@@ -59,7 +57,7 @@ class TopK {
   private:
     void insert(float score, int64_t row);
     int64_t k_;
-    float threshold_;
+    float above_, threshold_;
     std::vector<Entry> heap_;  // worst first
 };
 
@@ -79,11 +77,17 @@ struct Request {
 // The threads end with the call, so a process may fork between calls.
 void scan_parts(const Request& request, const std::function<void(const Rows&, TopK*)>& scan);
 
-// Scores rows of one query exactly; what a scan of bounds calls for the rows that it could not rule out.
+// Scores rows exactly; what a scan of bounds calls for the rows that it could not rule out.
 class Rescorer {
   public:
     virtual ~Rescorer() = default;
     virtual void raw(int64_t query, const int64_t* rows, int64_t n, float* out) = 0;
+    // The same for all queries: (n_queries, n).
+    virtual void raw_all(int64_t n_queries, const int64_t* rows, int64_t n, float* out) {
+        for (int64_t query = 0; query < n_queries; ++query) raw(query, rows, n, out + query * n);
+    }
+    // A row of a block that was not scanned will be asked for.
+    virtual void announce(int64_t) {}
 };
 
 }  // namespace ragq

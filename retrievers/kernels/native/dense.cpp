@@ -11,7 +11,9 @@ namespace ragq {
 namespace {
 
 constexpr int64_t kChunkRows = 128;
-constexpr int64_t kMeanRows = 32;  // times the dimensions: enough codes for a mean
+constexpr int64_t kMeanRows = 16;  // times the dimensions: enough codes for a mean
+// Bytes of a row of the first plane that share a byte of sum: few where rounding must not hide a row, many otherwise.
+constexpr int64_t kExactGroup = 3, kGroup = 12;
 
 // Queries padded with zeros, so that the loops read whole vectors, also those of a segment that ends early.
 struct Queries {
@@ -124,30 +126,59 @@ class PlaneRescorer : public Rescorer {
         : loops_(loops), codes_(codes), queries_(queries), segments_(segments), row_(kRows * codes.stride()),
           tile_(kTileRows * queries.padded) {}
 
-    void raw(int64_t query, const int64_t* rows, int64_t n, float* out) override {
-        for (int64_t i = 0; i < n; ++i)
-            for (int b = 1; b < codes_.stored(); ++b)
-                for (int64_t at = 0; at < codes_.width(b); at += 64)
-                    __builtin_prefetch(codes_.planes[b] + rows[i] * codes_.width(b) + at);
-        for (int64_t i = 0; i < n; i += kRows) {
-            const int64_t part = std::min(kRows, n - i), stride = codes_.stride();
-            for (int64_t r = 0; r < part; ++r) codes_.unpack(loops_, rows[i + r], row_.data() + r * stride);
-            const DenseRun run = {level_kind(codes_.bits), row_.data(), stride, part, codes_.dim(), nullptr,
-                                  queries_.floats.data() + query * queries_.padded, queries_.padded, 1, tile_.data(),
-                                  out + i};
-            dense_segments(loops_, run, segments_);
-        }
+    void raw(int64_t query, const int64_t* rows, int64_t n, float* out) override { score(query, 1, rows, n, out); }
+
+    void raw_all(int64_t n_queries, const int64_t* rows, int64_t n, float* out) override {
+        score(0, n_queries, rows, n, out);
+    }
+
+    void announce(int64_t row) override {
+        const uint8_t* block = codes_.planes[0] + row / 32 * 32 * codes_.width(0);
+        for (int64_t at = 0; at < 32 * codes_.width(0); at += 64) __builtin_prefetch(block + at);
+        fetch(row);
     }
 
   private:
-    static constexpr int64_t kRows = 4;
+    void fetch(int64_t row) const {
+        for (int b = 1; b < codes_.stored(); ++b)
+            for (int64_t at = 0; at < codes_.width(b); at += 64)
+                __builtin_prefetch(codes_.planes[b] + row * codes_.width(b) + at);
+    }
+
+    // Unpack some rows at a time for all queries that want them.
+    void score(int64_t query, int64_t n_queries, const int64_t* rows, int64_t n, float* out) {
+        for (int64_t i = 0; i < std::min(kAhead, n); ++i) fetch(rows[i]);
+        part_.resize(n_queries > 1 ? kRows * n_queries : 0);
+        for (int64_t i = 0; i < n; i += kRows) {
+            const int64_t part = std::min(kRows, n - i), stride = codes_.stride();
+            for (int64_t r = i + kAhead; r < std::min(i + kAhead + kRows, n); ++r) fetch(rows[r]);
+            for (int64_t r = 0; r < part; ++r) codes_.unpack(loops_, rows[i + r], row_.data() + r * stride);
+            float* scores = n_queries > 1 ? part_.data() : out + i;
+            const DenseRun run = {level_kind(codes_.bits), row_.data(), stride, part, codes_.dim(), nullptr,
+                                  queries_.floats.data() + query * queries_.padded, queries_.padded, n_queries,
+                                  tile_.data(), scores};
+            dense_segments(loops_, run, segments_);
+            for (int64_t a = 0; a < n_queries && n_queries > 1; ++a)
+                std::copy_n(scores + a * part, part, out + a * n + i);
+        }
+    }
+
+    static constexpr int64_t kRows = 4, kAhead = 12;
     const Loops& loops_;
     const PlaneCodes& codes_;
     const Queries& queries_;
     const std::vector<Segment>& segments_;
     std::vector<uint8_t> row_;
-    std::vector<float> tile_;
+    std::vector<float> tile_, part_;
 };
+
+// `most` evenly spaced rows, or all.
+std::vector<int64_t> sample_rows(const Rows& rows, int64_t most) {
+    const int64_t n = std::min(most, rows.stop - rows.start);
+    std::vector<int64_t> sample(n);
+    for (int64_t i = 0; i < n; ++i) sample[i] = rows.start + (rows.stop - rows.start) * i / n;
+    return sample;
+}
 
 // The mean level of each dimension's codes whose most significant bit is 0 and 1: over a sample of rows, and over the
 // dimensions of its segment.
@@ -155,20 +186,23 @@ std::vector<std::array<float, 2>> half_means(const Loops& loops, const PlaneCode
                                              const std::vector<Segment>& segments) {
     const int top = codes.bits - 1;
     std::vector<uint8_t> row(codes.stride());
-    std::vector<std::array<double, 2>> sum(segments.size()), count(segments.size());
+    std::vector<std::array<int64_t, 256>> count(segments.size());
     for (const int64_t i : sample_rows(rows, kMeanRows)) {
         codes.unpack(loops, i, row.data());
         for (size_t s = 0; s < segments.size(); ++s)
-            for (int64_t d = segments[s].first; d < segments[s].stop; ++d) {
-                sum[s][row[d] >> top] += segments[s].levels[row[d]];
-                count[s][row[d] >> top] += 1;
-            }
+            for (int64_t d = segments[s].first; d < segments[s].stop; ++d) ++count[s][row[d]];
     }
     std::vector<std::array<float, 2>> means(codes.dim());
-    for (size_t s = 0; s < segments.size(); ++s)
-        for (int64_t d = segments[s].first; d < segments[s].stop; ++d)
-            for (int i = 0; i < 2; ++i)
-                means[d][i] = static_cast<float>(count[s][i] ? sum[s][i] / count[s][i] : segments[s].levels[i << top]);
+    for (size_t s = 0; s < segments.size(); ++s) {
+        std::array<float, 2> mean;
+        for (int i = 0; i < 2; ++i) {
+            double sum = 0, n = 0;
+            for (int code = i << top; code < (i + 1) << top; ++code)
+                sum += segments[s].levels[code] * static_cast<double>(count[s][code]), n += count[s][code];
+            mean[i] = n ? static_cast<float>(sum / n) : segments[s].levels[i << top];
+        }
+        std::fill(means.begin() + segments[s].first, means.begin() + segments[s].stop, mean);
+    }
     return means;
 }
 
@@ -184,6 +218,40 @@ std::vector<float> plane_tables(const float* query, const std::vector<std::array
     }
     return tables;
 }
+
+// The first plane of the codes, and each query's bounds on what it adds up to: by `Loops::plane` for batches, by
+// `Loops::lut4`, which waits for memory less, for one query.
+struct FirstPlane {
+    LutCodes codes;
+    std::vector<Bound> bounds;
+    std::vector<float> tables;  // four dimensions a nibble
+
+    FirstPlane(const Loops& loops, const PlaneCodes& planes, const std::vector<std::array<float, 2>>& level,
+               int64_t n_queries, bool whole)
+        : codes{planes.planes[0], nullptr, planes.width(0), 2 * planes.width(0), nullptr} {
+        const int64_t dim = planes.covered(0);
+        if (loops.plane && n_queries > 1) codes.group = std::max(whole ? kExactGroup : kGroup, codes.pairs / 256 + 1);
+        std::vector<float> weight(dim);
+        for (int64_t query = 0; query < n_queries; ++query) {
+            const float* mine = planes.queries + query * planes.dim();
+            std::vector<float> t;
+            if (whole || !codes.group) t = plane_tables(mine, level);
+            if (codes.group) {
+                double base = 0;
+                for (int64_t d = 0; d < dim; ++d) {
+                    weight[d] = mine[d] * (level[d][1] - level[d][0]);
+                    base += mine[d] * level[d][0];
+                }
+                bounds.push_back(round_plane(weight.data(), dim, codes.group));
+                bounds.back().base += base;
+            } else {
+                bounds.push_back(round_tables(loops, t.data(), codes.m, 16));
+            }
+            tables.insert(tables.end(), t.begin(), t.end());
+        }
+        codes.tables = tables.data();
+    }
+};
 
 void planes_exact(const Request& request, const PlaneCodes& codes, const Queries& queries,
                   const std::vector<Segment>& segments) {
@@ -212,10 +280,15 @@ void PlaneCodes::unpack(const Loops& loops, int64_t row, uint8_t* codes) const {
     std::vector<uint8_t> heap(bits * padded > 2048 ? bits * padded : 0);
     uint8_t* plane = heap.empty() ? buffer : heap.data();
     const uint8_t* first = planes[0] + row / 32 * width(0) * 32 + row % 32;
-    for (int64_t j = 0; j < width(0); ++j) plane[j] = first[32 * j];
+    for (int64_t at = 0; at < padded; at += 8, first += 32 * 8) {
+        uint64_t word = 0;
+        const int64_t n = std::min<int64_t>(8, width(0) - at);
+        for (int64_t i = 0; i < n; ++i) word |= uint64_t{first[32 * i]} << (8 * i);
+        std::memcpy(plane + at, &word, 8);
+    }
     for (int b = 1; b < stored(); ++b) std::memcpy(plane + b * padded, planes[b] + row * width(b), width(b));
     for (int b = 0; b < stored(); ++b) {  // nothing beyond the dimensions of a plane
-        std::memset(plane + b * padded + width(b), 0, padded - width(b));
+        if (width(b) < padded) std::memset(plane + b * padded + width(b), 0, padded - width(b));
         if (covered(b) % 8) plane[b * padded + width(b) - 1] &= static_cast<uint8_t>((1 << covered(b) % 8) - 1);
     }
     if (words) {
@@ -263,24 +336,16 @@ void planes_topk(const Request& request, const PlaneCodes& codes, double margin)
     std::vector<std::array<float, 2>> level(codes.dim(), {codes.levels[0], codes.levels[1]});
     if (!whole) level = half_means(*request.loops, codes, request.rows, segments);
     level.resize(codes.covered(0));  // the first plane says nothing of dimensions that have a word only
-    LutCodes first = {codes.planes[0], nullptr, codes.width(0), 2 * codes.width(0), nullptr};
-    std::vector<float> tables;
-    std::vector<Bound> bounds;
-    for (int64_t query = 0; query < request.n_queries; ++query) {
-        const std::vector<float> t = plane_tables(codes.queries + query * codes.dim(), level);
-        bounds.push_back(round_tables(*request.loops, t.data(), first.m, 16));
-        tables.insert(tables.end(), t.begin(), t.end());
-    }
-    first.tables = tables.data();
+    FirstPlane first(*request.loops, codes, level, request.n_queries, whole);
     if (!whole) {
         PlaneRescorer rescorer(*request.loops, codes, queries, segments);
-        measure_bounds(first, request.rows, rescorer, request.loops->copies, margin, bounds);
+        measure_bounds(*request.loops, first.codes, request.rows, rescorer, margin, first.bounds);
     }
     scan_parts(request, [&](const Rows& rows, TopK* best) {
-        LutRescorer by_table(first);
+        LutRescorer by_table(first.codes);
         PlaneRescorer by_planes(*request.loops, codes, queries, segments);
         Rescorer& rescorer = whole ? static_cast<Rescorer&>(by_table) : by_planes;
-        scan_bounds(*request.loops, first, false, bounds, rescorer, request.factors, rows, best);
+        scan_bounds(*request.loops, first.codes, false, first.bounds, rescorer, request.factors, rows, best);
     });
 }
 

@@ -70,20 +70,31 @@ inline void one_query(const DenseRun& run, int64_t first) {
 
 template <int Rows, int Queries>
 inline void tile_scores(const DenseRun& run, int64_t first, int64_t row, int64_t query) {
-    Floats sum[Rows][Queries];
-    for (int r = 0; r < Rows; ++r)
-        for (int n = 0; n < Queries; ++n) sum[r][n] = set1(0);
+    Floats sum[Rows * Queries];
+    for (int i = 0; i < Rows * Queries; ++i) sum[i] = set1(0);
     const float *x = run.tile + row * run.padded, *q = run.queries + query * run.padded;
     for (int64_t d = 0; d < run.dim; d += kFloats) {
         Floats v[Queries];
         for (int n = 0; n < Queries; ++n) v[n] = load_floats(q + n * run.padded + d);
         for (int r = 0; r < Rows; ++r) {
             const Floats u = load_floats(x + r * run.padded + d);
-            for (int n = 0; n < Queries; ++n) sum[r][n] = fma(u, v[n], sum[r][n]);
+            for (int n = 0; n < Queries; ++n) sum[r * Queries + n] = fma(u, v[n], sum[r * Queries + n]);
         }
     }
-    for (int r = 0; r < Rows; ++r)
-        for (int n = 0; n < Queries; ++n) run.out[(query + n) * run.rows + first + row + r] = total(sum[r][n]);
+    float out[Rows * Queries];
+    if constexpr (Rows * Queries == kFloats)
+        totals(sum, out);
+    else
+        for (int i = 0; i < Rows * Queries; ++i) out[i] = total(sum[i]);
+    for (int n = 0; n < Queries; ++n)
+        for (int r = 0; r < Rows; ++r) run.out[(query + n) * run.rows + first + row + r] = out[r * Queries + n];
+}
+
+template <int Queries>
+inline void tile_queries(const DenseRun& run, int64_t first, int64_t rows, int64_t query) {
+    int64_t row = 0;
+    for (; row + 4 <= rows; row += 4) tile_scores<4, Queries>(run, first, row, query);
+    for (; row < rows; ++row) tile_scores<1, Queries>(run, first, row, query);
 }
 
 template <class V>
@@ -96,13 +107,9 @@ inline void many_queries(const DenseRun& run) {
                 store_floats(run.tile + r * run.padded + d, decode_part<V>(row + d * V::size, run.dim - d, run.levels));
         }
         int64_t query = 0;
-        for (; query + 2 <= run.n_queries; query += 2) {
-            int64_t row = 0;
-            for (; row + 4 <= rows; row += 4) tile_scores<4, 2>(run, first, row, query);
-            for (; row < rows; ++row) tile_scores<1, 2>(run, first, row, query);
-        }
-        if (query < run.n_queries)
-            for (int64_t row = 0; row < rows; ++row) tile_scores<1, 1>(run, first, row, query);
+        for (; query + kTileQueries <= run.n_queries; query += kTileQueries)
+            tile_queries<kTileQueries>(run, first, rows, query);
+        for (; query < run.n_queries; ++query) tile_queries<1>(run, first, rows, query);
     }
 }
 
@@ -110,7 +117,7 @@ template <class V>
 inline void dense_of(const DenseRun& run) {
     if (run.n_queries > 1) return many_queries<V>(run);
     int64_t row = 0;
-    for (; row + 4 <= run.rows; row += 4) one_query<V, 4>(run, row);
+    for (; row + 2 <= run.rows; row += 2) one_query<V, 2>(run, row);  // more at once are more streams to foresee
     for (; row < run.rows; ++row) one_query<V, 1>(run, row);
 }
 

@@ -25,8 +25,11 @@ namespace {
 #include "lut_loops.h"
 #if RAGQ_CODE(RAGQ_ISA) == 3
 #include "lut8_avx512.h"
+#include "plane_avx512.h"
 #else
 #include "lut8_loops.h"
+constexpr bool kWholeBytes = false;
+constexpr void (*kPlane)(const LutRun&, const LutQuery*, int) = nullptr;
 #endif
 #include "dense_loops.h"
 #include "hamming_loops.h"
@@ -34,7 +37,9 @@ namespace {
 }  // namespace
 }  // namespace RAGQ_ISA
 
-const Loops RAGQ_NAME(RAGQ_ISA) = {RAGQ_ISA::kName, RAGQ_ISA::kPairs,  RAGQ_ISA::kWholeBytes, RAGQ_ISA::lut4,
-                                   RAGQ_ISA::lut8,  RAGQ_ISA::hamming, RAGQ_ISA::dense,       RAGQ_ISA::join_planes};
+const Loops RAGQ_NAME(RAGQ_ISA) = {
+    RAGQ_ISA::kName,   RAGQ_ISA::kPairs, RAGQ_ISA::kWholeBytes, RAGQ_ISA::lut4,        RAGQ_ISA::lut8, RAGQ_ISA::kPlane,
+    RAGQ_ISA::hamming, RAGQ_ISA::dense,  RAGQ_ISA::join_planes,
+};
 
 }  // namespace ragq

@@ -10,7 +10,7 @@
 namespace ragq {
 
 constexpr int64_t kBlockRows = 32;
-constexpr int kMaxQueries = 4;    // queries that one call of a lut or Hamming loop scans together
+constexpr int kMaxQueries = 8;    // queries that one call of a lut loop scans together
 constexpr int kMaxEntry = 63;     // largest rounded table entry: four of them fit a byte
 constexpr int64_t kTileRows = 16; // rows that the dense loop decodes at once
 
@@ -22,18 +22,25 @@ struct LutRun {
     int64_t blocks;
     const uint16_t* scale;  // fp16 factors of the first row on, or null
     const uint16_t* shift;
+    int64_t group;          // plane: bytes of a row whose entries add up to at most 255
     uint8_t* scratch;       // lut8: room for (blocks + 1) * 32 * 2 * pairs bytes
 };
 
+// A plane's table for a byte, eight dimensions: an entry for each value of the lower seven bits, then what the eighth
+// adds, modulo 256, four times.
+constexpr int64_t kPlaneTable = 192, kPlaneEntries = 128;
+
 // A query's rounded tables and the rows it still wants.
 struct LutQuery {
-    const uint8_t* tables;  // lut4: `Loops::copies` of each 16-byte table; lut8: 256 bytes a sub-quantizer
+    // lut4: `Loops::copies` of each 16-byte table; lut8: 256 bytes a sub-quantizer; plane: `kPlaneTable` bytes a byte
+    const uint8_t* tables;
     uint32_t threshold;     // without factors: a row is hit when its sum of entries is at least this
     float base, step;       // with factors: raw score = base + step * sum, at most `slack` more
     float slack;
     float shift_weight;
     float floor;            // a row is hit unless its bound is below this
     uint32_t* hits;         // out: one word of 32 row bits a block
+    uint16_t* sums;         // out: 32 sums a block, those of blocks without hits left out
 };
 
 struct HammingQuery {
@@ -61,9 +68,11 @@ struct DenseRun {
 struct Loops {
     const char* name;
     int copies;  // how often a 16-byte table is repeated for lut4; 2: tables of two pairs are interleaved
-    bool whole_bytes;  // lut8 keeps a table in registers: batches gain nothing from looking at the high nibbles first
+    bool whole_bytes;  // lut8 keeps a table in registers: looking at the high nibbles first gains nothing
     void (*lut4)(const LutRun&, const LutQuery*, int n_queries);
     void (*lut8)(const LutRun&, const LutQuery*, int n_queries);
+    // One bit a dimension, eight look-ups at once; null where there is no instruction for it: `lut4` does, too.
+    void (*plane)(const LutRun&, const LutQuery*, int n_queries);
     void (*hamming)(const uint8_t* codes, int64_t width, int64_t rows, const HammingQuery*, int n_queries);
     void (*dense)(const DenseRun&);
     void (*join_planes)(const uint8_t* planes, int64_t width, int bits, uint8_t* codes);

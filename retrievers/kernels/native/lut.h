@@ -12,6 +12,7 @@ struct LutCodes {
     int64_t pairs;        // 32-byte groups a block
     int64_t m;            // sub-quantizers, 2 * pairs or one less
     const float* tables;  // (n_queries, m, 16 or 256)
+    int64_t group = 0;    // not 0: bits, summed by Loops::plane; see LutRun::group
 
     int64_t entries() const { return low ? 256 : 16; }
     int code(int64_t row, int64_t j) const {
@@ -33,13 +34,17 @@ class Lines {
     std::vector<uint8_t> bytes_;
 };
 
-// A query's tables rounded down to 0 .. 63: the raw score is base + step * sum of entries, at most `slack` more.
+// A query's rounded tables: the raw score is base + step * sum of entries, at most `slack` more.
 struct Bound {
     Lines tables;
     double base = 0, step = 1, slack = 0;
 };
 
+// Tables of 16 or 256 entries rounded down to 0 .. 63.
 Bound round_tables(const Loops& loops, const float* tables, int64_t m, int64_t entries);
+
+// Tables of bits for `Loops::plane`, where a bit of dimension d adds `weight[d]`; `group` as in LutRun.
+Bound round_plane(const float* weight, int64_t dim, int64_t group);
 
 // Scan all rows: rows whose bound cannot beat the k-th score so far are skipped, the others go to the rescorer.
 // `bounds` has one entry a query; `eight` scans 8-bit codes.
@@ -48,12 +53,9 @@ void scan_bounds(const Loops& loops, const LutCodes& codes, bool eight, const st
 
 // Replace the guaranteed slack of bounds on an approximation by a measured one: over a sample of rows, the sum that a
 // row of a given raw score has is fitted by a line, and rows more than `margin` standard deviations below it are
-// ruled out. `codes` are the 4-bit codes that the bounds' tables belong to.
-void measure_bounds(const LutCodes& codes, const Rows& rows, Rescorer& rescorer, int copies, double margin,
+// ruled out. `codes` are those that the bounds' tables belong to: 4-bit codes or bits.
+void measure_bounds(const Loops& loops, const LutCodes& codes, const Rows& rows, Rescorer& rescorer, double margin,
                     std::vector<Bound>& bounds);
-
-// `most` evenly spaced rows, or all.
-std::vector<int64_t> sample_rows(const Rows& rows, int64_t most);
 
 class LutRescorer : public Rescorer {
   public:

@@ -5,8 +5,12 @@
 
 // Turn the sums of a block into hits: against a threshold, or against a score bound where rows have factors.
 inline uint32_t hits_of(const Sums& s, const LutRun& run, const LutQuery& q, int64_t block) {
-    if (!run.scale) return at_least(s, q.threshold);
-    uint16_t sum[32];
+    uint16_t* sum = q.sums + 32 * block;
+    if (!run.scale) {
+        const uint32_t hits = at_least(s, q.threshold);
+        if (hits) store_rows(s, sum);
+        return hits;
+    }
     store_rows(s, sum);
     const Floats base = set1(q.base), step = set1(q.step), slack = set1(q.slack), floor = set1(q.floor);
     const Floats weight = set1(q.shift_weight), rounding = set1(1e-6f);
@@ -22,7 +26,6 @@ inline uint32_t hits_of(const Sums& s, const LutRun& run, const LutQuery& q, int
     }
     return hits;
 }
-
 
 // Add up two steps at most, whose four shuffles a query fit a byte.
 template <int N, int Steps>
@@ -64,10 +67,10 @@ inline void lut4_scan(const LutRun& run, const LutQuery* q) {
 }
 
 inline void lut4(const LutRun& run, const LutQuery* q, int n_queries) {
+    for (; n_queries >= 4; n_queries -= 4, q += 4) lut4_scan<4>(run, q);
     switch (n_queries) {
         case 1: return lut4_scan<1>(run, q);
         case 2: return lut4_scan<2>(run, q);
         case 3: return lut4_scan<3>(run, q);
-        default: return lut4_scan<4>(run, q);
     }
 }

@@ -8,7 +8,6 @@
 namespace ragq::avx2 {
 
 constexpr const char* kName = "avx2";
-constexpr bool kWholeBytes = false;
 
 // Bytes: kPairs groups of 32 rows.
 constexpr int kPairs = 1;
@@ -91,6 +90,19 @@ inline float total(Floats a) {
     __m128 s = _mm_add_ps(_mm256_castps256_ps128(a), _mm256_extractf128_ps(a, 1));
     s = _mm_add_ps(s, _mm_movehl_ps(s, s));
     return _mm_cvtss_f32(_mm_add_ss(s, _mm_movehdup_ps(s)));
+}
+
+constexpr int kTileQueries = 2;  // that the dense loop multiplies four rows by at once
+// The totals of 8 vectors, halves first as in `total`: 21 instructions instead of seven a vector.
+inline void totals(const Floats* a, float* out) {
+    Floats half[4], pair[2];
+    for (int i = 0; i < 4; ++i)
+        half[i] = add(_mm256_permute2f128_ps(a[2 * i], a[2 * i + 1], 0x20), _mm256_permute2f128_ps(a[2 * i], a[2 * i + 1], 0x31));
+    for (int i = 0; i < 2; ++i)
+        pair[i] = add(_mm256_unpacklo_ps(half[2 * i], half[2 * i + 1]), _mm256_unpackhi_ps(half[2 * i], half[2 * i + 1]));
+    const Floats sum = add(_mm256_shuffle_ps(pair[0], pair[1], 0x44), _mm256_shuffle_ps(pair[0], pair[1], 0xEE));
+    // Lane 4 l + i holds vector 2 i + l.
+    store_floats(out, _mm256_permutevar8x32_ps(sum, _mm256_setr_epi32(0, 4, 1, 5, 2, 6, 3, 7)));
 }
 
 inline __m128i eight_bytes(const void* p) { return _mm_loadl_epi64(static_cast<const __m128i*>(p)); }

@@ -8,7 +8,6 @@
 namespace ragq::avx512 {
 
 constexpr const char* kName = "avx512";
-constexpr bool kWholeBytes = true;
 
 // Bytes: kPairs groups of 32 rows.
 constexpr int kPairs = 2;
@@ -72,6 +71,24 @@ inline Floats add(Floats a, Floats b) { return _mm512_add_ps(a, b); }
 inline Floats magnitude(Floats a) { return _mm512_abs_ps(a); }
 inline uint32_t not_below(Floats a, Floats b) { return _mm512_cmp_ps_mask(a, b, _CMP_NLT_UQ); }
 inline float total(Floats a) { return _mm512_reduce_add_ps(a); }
+
+constexpr int kTileQueries = 4;  // that the dense loop multiplies four rows by at once
+// The totals of 16 vectors, halves first as in `total`: 45 instructions instead of ten a vector.
+inline void totals(const Floats* a, float* out) {
+    Floats half[8], quarter[4], pair[2];
+    for (int i = 0; i < 8; ++i)
+        half[i] = add(_mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0x44), _mm512_shuffle_f32x4(a[2 * i], a[2 * i + 1], 0xEE));
+    for (int i = 0; i < 4; ++i)
+        quarter[i] = add(_mm512_shuffle_f32x4(half[2 * i], half[2 * i + 1], 0x88),
+                         _mm512_shuffle_f32x4(half[2 * i], half[2 * i + 1], 0xDD));
+    for (int i = 0; i < 2; ++i)
+        pair[i] = add(_mm512_unpacklo_ps(quarter[2 * i], quarter[2 * i + 1]),
+                      _mm512_unpackhi_ps(quarter[2 * i], quarter[2 * i + 1]));
+    const Floats sum = add(_mm512_shuffle_ps(pair[0], pair[1], 0x44), _mm512_shuffle_ps(pair[0], pair[1], 0xEE));
+    // Lane 4 l + i holds vector 4 i + l.
+    const __m512i order = _mm512_setr_epi32(0, 4, 8, 12, 1, 5, 9, 13, 2, 6, 10, 14, 3, 7, 11, 15);
+    store_floats(out, _mm512_permutexvar_ps(order, sum));
+}
 
 inline __m128i sixteen_bytes(const void* p) { return _mm_loadu_si128(static_cast<const __m128i*>(p)); }
 inline __m256i sixteen_words(const void* p) { return _mm256_loadu_si256(static_cast<const __m256i*>(p)); }

@@ -8,7 +8,6 @@
 namespace ragq::neon {
 
 constexpr const char* kName = "neon";
-constexpr bool kWholeBytes = false;
 
 constexpr int kPairs = 1;
 struct Bytes {
@@ -89,6 +88,11 @@ inline uint32_t not_below(Floats a, Floats b) {
     return vaddvq_u32(vbicq_u32(bit, vcltq_f32(a, b)));
 }
 inline float total(Floats a) { return vaddvq_f32(a); }
+
+constexpr int kTileQueries = 2;  // that the dense loop multiplies four rows by at once
+inline void totals(const Floats* a, float* out) {
+    for (int i = 0; i < kFloats; ++i) out[i] = total(a[i]);
+}
 
 inline uint16x4_t four_words(const void* p) {
     uint16x4_t out;

@@ -6,7 +6,6 @@
 namespace ragq::scalar {
 
 constexpr const char* kName = "scalar";
-constexpr bool kWholeBytes = false;
 
 constexpr int kPairs = 1;
 struct Bytes {
@@ -139,6 +138,11 @@ inline uint32_t not_below(const Floats& a, const Floats& b) {
     return out;
 }
 inline float total(const Floats& a) { return (a.f[0] + a.f[2]) + (a.f[1] + a.f[3]); }
+
+constexpr int kTileQueries = 2;  // that the dense loop multiplies four rows by at once
+inline void totals(const Floats* a, float* out) {
+    for (int i = 0; i < kFloats; ++i) out[i] = total(a[i]);
+}
 
 inline Floats from_u16(const uint16_t* p) {
     return every([&](int i) { return static_cast<float>(p[i]); });
