@@ -29,6 +29,7 @@ from numpy.typing import NDArray
 from ragq.checks import check_bool, check_int
 from ragq.compressors import _cpu
 from ragq.compressors.base import Codes, Floats, Quantizer, row_slices
+from ragq.compressors.codebooks import cpu_threads
 from ragq.compressors.rotation import RandomRotation
 from ragq.compressors.scalar import append_factors
 from ragq.compressors.scorers import LinearScorer, LookupScorer, factor
@@ -133,7 +134,7 @@ class E8(RandomRotation, Quantizer):
 
     def _encode(self, x: Floats) -> Codes:
         codes = np.empty((len(x), self.code_size), np.uint8)
-        for rows in row_slices(x, 4096):  # 256 candidates a block
+        for rows in row_slices(x):
             z = self._padded(self.rotate(x[rows]))
             square = np.square(z, dtype=np.float64).sum(axis=1)
             unit = self._unit * np.sqrt(square)
@@ -163,37 +164,17 @@ class E8(RandomRotation, Quantizer):
 
 def nearest_short(y: Floats) -> Codes:
     """Return the index of the nearest of the short vectors for each row of `y`, (n, 8)."""
-    table = shortest()
-    scores = _cpu.project(y, table, threads=1) - np.square(table).sum(axis=1) / 2
-    return scores.argmax(axis=1).astype(np.uint8)
+    nearest, _ = _cpu.assign(np.ascontiguousarray(y), shortest(), cpu_threads())
+    return nearest.astype(np.uint8)
 
 
 def nearest_pair(y: Floats) -> Codes:
     """Return the E8P code, (n, 2), of the nearest point for each row of `y`, (n, 8).
 
     For either quarter, the best signs of a pattern are those of the row; where their parity is wrong, the cheapest flip
-    is the coordinate with the smallest product of magnitudes.
+    is the coordinate with the smallest product of magnitudes. All 256 patterns are tried, in C++.
     """
     table, odd = patterns()
-    best = np.full(len(y), -np.inf, np.float32)
-    codes = np.zeros((len(y), 2), np.uint8)
-    for high, quarter in ((0, np.float32(-0.25)), (1, np.float32(0.25))):
-        shifted = y - quarter
-        size, minus = np.abs(shifted), shifted < 0
-        scores = _cpu.project(size, table, threads=1) - np.square(table).sum(axis=1) / 2
-        cheapest = size[:, None, 0] * table[:, 0]
-        for j in range(1, BLOCK):
-            np.minimum(cheapest, size[:, None, j] * table[:, j], out=cheapest)
-        wrong = (minus.sum(axis=1) & 1)[:, None] != odd
-        scores -= np.where(wrong, 2 * cheapest, 0)
-        index = scores.argmax(axis=1)
-        rows = np.arange(len(y))
-        value = scores[rows, index] - np.square(shifted).sum(axis=1) / 2
-        flip = (size * table[index]).argmin(axis=1)
-        signs = minus.copy()
-        signs[rows, flip] ^= wrong[rows, index]
-        packed = np.packbits(signs[:, :7], axis=1, bitorder="little")[:, 0] | np.uint8(high << 7)
-        better = value > best
-        best[better] = value[better]
-        codes[better] = np.stack([index.astype(np.uint8), packed], axis=1)[better]
-    return codes
+    columns = np.ascontiguousarray(table.T)
+    half = np.square(table).sum(axis=1) / 2
+    return _cpu.nearest_pair(np.ascontiguousarray(y), columns, half, odd.astype(np.int32), cpu_threads())

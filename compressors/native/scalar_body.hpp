@@ -221,13 +221,32 @@ void store_planes(const PlanesSpec& spec, const Int* code, std::size_t rows, std
   }
 }
 
+// Multiplies each row by a power of two that brings its largest number near 1, so that no square leaves the range of a
+// float, and no other bit changes; returns the powers.
+Vec shrink_rows(Vec* z, std::size_t dim) {
+  Vec largest{};
+  for (std::size_t j = 0; j < dim; ++j) {
+    const Vec size = z[j] < 0.0f ? -z[j] : z[j];
+    largest = size > largest ? size : largest;
+  }
+  Vec powers = Vec{} + 1.0f;
+  for (int l = 0; l < LANES; ++l) {
+    int exponent = 0;
+    if (largest[l] > 0) (void)__builtin_frexpf(largest[l], &exponent);
+    powers[l] = __builtin_ldexpf(1.0f, exponent > 126 ? -126 : exponent < -126 ? 126 : -exponent);
+  }
+  for (std::size_t j = 0; j < dim; ++j) z[j] *= powers;
+  return powers;
+}
+
 void planes(const PlanesSpec& spec, const float* x, std::size_t rows, std::uint8_t* codes, float* factor,
             float* scratch) {
   const std::size_t dim = spec.dim;
   Vec *z = reinterpret_cast<Vec*>(scratch), *v = z + dim;
   Int* code = reinterpret_cast<Int*>(v + dim);
   load_columns(x, rows, dim, z);
-  Vec unit = Vec{} + 1.0f;
+  const Vec shrink = shrink_rows(z, dim);
+  Vec unit = 1.0f / shrink;
   if (spec.normalise) {
     Vec square{};
     for (std::size_t j = 0; j < dim; ++j) square += z[j] * z[j];
@@ -249,7 +268,7 @@ void planes(const PlanesSpec& spec, const float* x, std::size_t rows, std::uint8
   }
   for (int round = 0; round < spec.rounds; ++round) adjust(spec, z, v, code);
   const Sums s = sums_of(spec, z, v);
-  for (std::size_t i = 0; i < rows; ++i) factor[i] = s.a[i] > 0 ? s.zu[i] / s.a[i] : 0.0f;
+  for (std::size_t i = 0; i < rows; ++i) factor[i] = s.a[i] > 0 ? s.zu[i] / s.a[i] / shrink[i] : 0.0f;
   store_planes(spec, code, rows, codes);
 }
 

@@ -22,9 +22,10 @@ inline Vec load(const float* p) {
 
 inline void store(float* p, Vec v) { std::memcpy(p, &v, sizeof v); }
 
-template <int Rows>
-inline void nearest_rows(const float* x, std::size_t stride, std::size_t dim, const float* tiles, std::size_t n_tiles,
-                         float* distance, std::uint32_t* index) {
+// Whether `half` is given says which of the two measures of tiles.hpp is lowest.
+template <int Rows, bool Score>
+inline void nearest_rows(const float* x, std::size_t stride, std::size_t dim, const float* tiles, const float* half,
+                         std::size_t n_tiles, float* distance, std::uint32_t* index) {
   Vec lowest[Rows];
   Int where[Rows];
   Int lane;
@@ -36,12 +37,18 @@ inline void nearest_rows(const float* x, std::size_t stride, std::size_t dim, co
   for (std::size_t t = 0; t < n_tiles; ++t) {
     const float* c = tiles + t * dim * kTile;
     Vec sum[Rows][kVecs] = {};
+    for (int v = 0; Score && v < kVecs; ++v)
+      for (int r = 0; r < Rows; ++r) sum[r][v] = load(half + t * kTile + v * LANES);
     for (std::size_t j = 0; j < dim; ++j) {
       for (int v = 0; v < kVecs; ++v) {
         const Vec center = load(c + j * kTile + v * LANES);
         for (int r = 0; r < Rows; ++r) {
-          const Vec difference = x[r * stride + j] - center;
-          sum[r][v] += difference * difference;
+          if constexpr (Score) {
+            sum[r][v] -= x[r * stride + j] * center;
+          } else {
+            const Vec difference = x[r * stride + j] - center;
+            sum[r][v] += difference * difference;
+          }
         }
       }
     }
@@ -68,12 +75,24 @@ inline void nearest_rows(const float* x, std::size_t stride, std::size_t dim, co
   }
 }
 
-void nearest(const float* x, std::size_t rows, std::size_t stride, std::size_t dim, const float* tiles,
-             std::size_t n_tiles, float* distance, std::uint32_t* index) {
+template <bool Score>
+inline void nearest_of(const float* x, std::size_t rows, std::size_t stride, std::size_t dim, const float* tiles,
+                       const float* half, std::size_t n_tiles, float* distance, std::uint32_t* index) {
   std::size_t i = 0;
   for (; i + kRows <= rows; i += kRows)
-    nearest_rows<kRows>(x + i * stride, stride, dim, tiles, n_tiles, distance + i, index + i);
-  for (; i < rows; ++i) nearest_rows<1>(x + i * stride, stride, dim, tiles, n_tiles, distance + i, index + i);
+    nearest_rows<kRows, Score>(x + i * stride, stride, dim, tiles, half, n_tiles, distance + i, index + i);
+  for (; i < rows; ++i)
+    nearest_rows<1, Score>(x + i * stride, stride, dim, tiles, half, n_tiles, distance + i, index + i);
+}
+
+void nearest(const float* x, std::size_t rows, std::size_t stride, std::size_t dim, const float* tiles,
+             std::size_t n_tiles, float* distance, std::uint32_t* index) {
+  nearest_of<false>(x, rows, stride, dim, tiles, nullptr, n_tiles, distance, index);
+}
+
+void nearest_score(const float* x, std::size_t rows, std::size_t dim, const float* tiles, const float* half,
+                   std::size_t n_tiles, float* score, std::uint32_t* index) {
+  nearest_of<true>(x, rows, dim, dim, tiles, half, n_tiles, score, index);
 }
 
 template <int Rows>
@@ -101,25 +120,23 @@ void products(const float* x, std::size_t rows, std::size_t stride, std::size_t 
   for (; i < rows; ++i) products_rows<1>(x + i * stride, stride, dim, tiles, n_tiles, out + i * n_tiles * kTile);
 }
 
-void closer(const float* xt, std::size_t n, std::size_t dim, const float* center, float* distance) {
-  std::size_t i = 0;
-  for (; i + LANES <= n; i += LANES) {
-    Vec sum{};
-    for (std::size_t j = 0; j < dim; ++j) {
-      const Vec difference = load(xt + j * n + i) - center[j];
-      sum += difference * difference;
+float closer(const float* xt, std::size_t n, std::size_t dim, const float* center, float* distance) {
+  Vec total[16 / LANES] = {};
+  for (std::size_t i = 0; i < n; i += 16)
+    for (int v = 0; v < 16 / LANES; ++v) {
+      const std::size_t at = i + v * LANES;
+      Vec sum{};
+      for (std::size_t j = 0; j < dim; ++j) {
+        const Vec difference = load(xt + j * n + at) - center[j];
+        sum += difference * difference;
+      }
+      const Vec known = load(distance + at), low = sum < known ? sum : known;
+      store(distance + at, low);
+      total[v] += low;
     }
-    const Vec known = load(distance + i);
-    store(distance + i, sum < known ? sum : known);
-  }
-  for (; i < n; ++i) {
-    float sum = 0;
-    for (std::size_t j = 0; j < dim; ++j) {
-      const float difference = xt[j * n + i] - center[j];
-      sum += difference * difference;
-    }
-    if (sum < distance[i]) distance[i] = sum;
-  }
+  float all = 0;
+  for (int l = 0; l < 16; ++l) all += total[l / LANES][l % LANES];
+  return all;
 }
 
 template <int Vecs>
@@ -150,9 +167,11 @@ void min_plus(const float* cost, const float* pair, std::size_t k, float* best, 
   for (; b < k; b += LANES) min_plus_columns<1>(cost, pair + b, k, best + b, from + b);
 }
 
+#include "lattice_body.hpp"
+
 }  // namespace
 
 extern const TileKernels NAME;
-const TileKernels NAME = {LABEL, nearest, products, min_plus, closer};
+const TileKernels NAME = {LABEL, nearest, nearest_score, products, min_plus, closer, nearest_pair};
 
 }  // namespace ragq

@@ -88,3 +88,46 @@ def test_a_learned_alphabet_keeps_directions_better_than_e2m1() -> None:
         errors[spec] = (1 - cosine**2).mean(), codec.code_size
     assert errors["FP4A"][0] < errors["FP4"][0]
     assert errors["FP4A"][1] < errors["FP4"][1]
+
+
+def numpy_nearest_pair(y: NDArray[np.float32]) -> NDArray[np.uint8]:
+    """Try all patterns of both quarters, the signs those of the row, the cheapest flip where their parity is wrong."""
+    table, odd = patterns()
+    best, codes = np.full(len(y), -np.inf, np.float32), np.zeros((len(y), 2), np.uint8)
+    for high, quarter in ((0, np.float32(-0.25)), (1, np.float32(0.25))):
+        size, minus = np.abs(y - quarter), y - quarter < 0
+        products = size[:, None] * table
+        scores = np.zeros((len(y), 256), np.float32)
+        for j in range(8):
+            scores += products[:, :, j]
+        scores -= np.square(table).sum(axis=1) / 2
+        wrong = (minus.sum(axis=1) & 1)[:, None] != odd
+        scores -= np.where(wrong, 2 * products.min(axis=2), 0)
+        for i, index in enumerate(scores.argmax(axis=1)):
+            value = scores[i, index] - np.square(y[i] - quarter).sum() / 2
+            if value > best[i]:
+                signs = minus[i].copy()
+                signs[products[i, index].argmin()] ^= wrong[i, index]
+                best[i], codes[i] = value, (index, np.packbits(signs[:7], bitorder="little")[0] | high << 7)
+    return codes
+
+
+def test_the_compiled_search_of_the_lattice_finds_the_same_codes_as_numpy() -> None:
+    rng = np.random.default_rng(4)
+    y = (rng.normal(size=(500, 8)) * rng.choice([0.3, 1, 3], size=(500, 1))).astype(np.float32)
+    y[0], y[1], y[2] = 0, 0.25, -0.75
+    np.testing.assert_array_equal(nearest_pair(y), numpy_nearest_pair(y))
+
+
+@pytest.mark.parametrize("spec", ["TQ4", "RBQ4", "SAQ4", "E8"])
+@pytest.mark.parametrize("scale", [1e-25, 1e21, 1e36])
+def test_codes_do_not_depend_on_the_scale(spec: str, scale: float) -> None:
+    x = sphere(64)
+    x -= x.mean(axis=0)  # codecs that centre have no mean to take off
+    one = from_spec(spec).fit(x, seed=1)
+    scaled = (x * np.float32(2.0 ** np.round(np.log2(scale)))).astype(np.float32)
+    other = from_spec(spec).fit(scaled, seed=1)
+    codes = other.encode(scaled)
+    assert np.isfinite(other.decode(codes)).all()
+    if spec in ("TQ4", "E8"):  # no state that a scale changes
+        np.testing.assert_array_equal(codes[:, :-2], one.encode(x)[:, :-2])
