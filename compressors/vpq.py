@@ -127,19 +127,34 @@ class VPQ(Quantizer):
         rows = codebooks.sample_rows(x, codebooks.ROWS_PER_CODEWORD * k, rng)
         self.mean_ = x.mean(axis=0, dtype=np.float64).astype(np.float32)
         variances, axes = principal_axes(x - self.mean_)
-        rates = water_fill(variances ** (1 + 2 * WEIGHT_POWER), self.m * self.bits)
-        groups = deal(rates, self.groups)
-        order = np.concatenate(groups)
+        spread, words = self._fit_clusters(rows, variances, axes, rng)
+        falling = np.argsort(-spread, kind="stable")
+        rates = water_fill(spread[falling], (self.m - len(words)) * self.bits)
+        kept = (rates > 0) | words.any(axis=(0, 1))[falling]
+        kept[: self.groups] = True
+        groups = deal(rates[kept], self.groups)
+        order = falling[kept][np.concatenate(groups)]
         self.offsets_ = np.cumsum([0] + [len(group) for group in groups]).astype(np.int64)
         self.basis_ = axes[order].astype(np.float16)
         self.variances_ = variances[order].astype(np.float32)
         y = self._coordinates(rows) * self._weights
-        self.codebook_ = self._fit_codebook(y, rng).astype(np.float16)
+        scale = np.float32(self._weights[0] / variances[order[0]] ** WEIGHT_POWER)
+        self.codebook_ = self._fit_codebook(y, words[:, :, order] * scale, rng).astype(np.float16)
 
     def _codebook_shape(self, kept: int) -> tuple[int, ...]:
         return 2**self.bits, kept
 
-    def _fit_codebook(self, y: Floats, rng: np.random.Generator) -> Floats:
+    def _fit_clusters(
+        self, rows: Floats, variances: NDArray[np.float64], axes: NDArray[np.float64], rng: np.random.Generator
+    ) -> tuple[NDArray[np.float64], Floats]:
+        """Return the variances of all weighted coordinates, and the codewords of the codes that come before the groups.
+
+        VPQ has none: shape (0, 2**bits, dim).
+        """
+        none = np.zeros((0, 2**self.bits, len(axes)), np.float32)
+        return variances ** (1 + 2 * WEIGHT_POWER), none
+
+    def _fit_codebook(self, y: Floats, words: Floats, rng: np.random.Generator) -> Floats:
         """Return codewords for the weighted coordinates of a sample, before they are rounded to fp16."""
         codebook = codebooks.fit_codebook(y, self.offsets_, 2**self.bits, iterations=self.iterations, rng=rng)
         return codebooks.in_nibble_order(codebook, self.offsets_)
@@ -179,7 +194,7 @@ class VPQ(Quantizer):
         return codebooks.add_mean(self.mean_, factor(codes, -1)[:, None] * (z @ self.basis_.astype(np.float32)))
 
     def _query_side(self) -> tuple[Floats, Floats]:
-        """Return the axes `(dim, kept)`, divided by the weights, and the codebook in float32, kept from call to call."""
+        """Return the axes `(dim, kept)`, divided by the weights, and the codebook in float32, kept for the next."""
         known = self.__dict__.get("_widened")
         if known is None or known[0] is not self.basis_ or known[1] is not self.codebook_:
             axes = np.ascontiguousarray((self.basis_.astype(np.float32) / self._weights[:, None]).T)
@@ -215,11 +230,10 @@ def water_fill(variances: NDArray[np.float64], bits: float) -> NDArray[np.float6
 
 
 def deal(rates: NDArray[np.float64], m: int) -> list[list[int]]:
-    """Deal dimensions to `m` groups of like rate, the highest rate first; every group gets at least one."""
-    kept = max(m, int((rates > 0).sum()))
+    """Deal dimensions to `m` groups of like rate, the highest rate first."""
     groups: list[list[int]] = [[i] for i in range(m)]
     sums = rates[:m].copy()
-    for i in range(m, kept):
+    for i in range(m, len(rates)):
         group = int(sums.argmin())
         groups[group].append(i)
         sums[group] += rates[i]
