@@ -18,19 +18,20 @@ def small_scale() -> Scale:
 @pytest.mark.parametrize("budget", BUDGETS)
 def test_nobody_exceeds_the_budget(budget: int) -> None:
     assert f"VPQ{budget}" in ours(384, budget)
-    for size, _, _, code_bytes, _ in contenders([budget], 384, "all"):
+    for size, _, _, code_bytes, _, _ in contenders([budget], 384, "all", 65_536):
         assert code_bytes <= size == budget
 
 
 def test_recall_is_one_for_exact_codes_and_less_for_coarse_ones() -> None:
     scale = small_scale()
-    exact = scale.measure(64, "ragq", "F32", 64, lambda: ragq_answer("F32", scale))
-    coarse = scale.measure(64, "ragq", "BIN", 2, lambda: ragq_answer("BIN", scale))
+    exact = scale.measure(64, "ragq", "F32", 64, 300, lambda s: ragq_answer("F32", s))
+    coarse = scale.measure(64, "ragq", "BIN", 2, 200, lambda s: ragq_answer("BIN", s))
     assert exact.recall == 1
+    assert (exact.train_rows, coarse.train_rows) == (300, 200)
     assert 0.1 < coarse.recall < 0.9
 
 
 def test_the_best_of_a_budget_comes_first() -> None:
-    table = markdown([Row(48, "a", "X", 48, 0.5, 1), Row(48, "b", "Y", 47, 0.6, 1), Row(96, "c", "Z", 96, 0.1, 1)])
+    table = markdown([Row(48, "a", "X", 48, 9, 0.5, 1), Row(48, "b", "Y", 47, 9, 0.6, 1), Row(96, "c", "Z", 96, 9, 0.1, 1)])
     assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == ["c", "b", "a"]
     assert size_of("PQ0x8", 384) == float("inf")
