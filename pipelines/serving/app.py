@@ -8,6 +8,7 @@ import contextlib
 import hashlib
 import json
 import logging
+import math
 import re
 from collections.abc import AsyncIterator
 from pathlib import Path
@@ -62,6 +63,15 @@ def page() -> tuple[bytes, str]:
     return body, policy
 
 
+def finite(value: Any) -> Any:
+    """Return a JSON value with null in place of NaN and infinity."""
+    if isinstance(value, dict):
+        return {name: finite(part) for name, part in value.items()}
+    if isinstance(value, list):
+        return [finite(part) for part in value]
+    return None if isinstance(value, float) and not math.isfinite(value) else value
+
+
 def make_app(
     service: Service, *, token: str | None = None, hosts: set[str] | None = None, reload_seconds: float = 1.0
 ) -> Guard:
@@ -89,7 +99,10 @@ def make_app(
         raise missing_extra("fastapi", "serve") from None
 
     def reply(value: Any, status: int = 200, headers: dict[str, str] | None = None) -> Any:
-        body = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        try:
+            body = json.dumps(value, ensure_ascii=False, allow_nan=False, separators=(",", ":"))
+        except ValueError:  # metadata with NaN, which is Python's JSON and nobody else's
+            body = json.dumps(finite(value), ensure_ascii=False, separators=(",", ":"))
         return Response(body.encode("utf-8", "backslashreplace"), status, headers, "application/json")
 
     @contextlib.asynccontextmanager

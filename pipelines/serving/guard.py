@@ -99,7 +99,7 @@ class Guard:
             if kind.lower() != b"bearer" or not hmac.compare_digest(given.strip(), self._token):
                 raise Refused(401, "Send the token: Authorization: Bearer …", (b"www-authenticate", b"Bearer"))
         length = headers.get(b"content-length", b"0")
-        if len(length) > 15 or int(length) > self.limits.body:
+        if not length.isdigit() or len(length) > 15 or int(length) > self.limits.body:
             raise Refused(413, f"A request may have {self.limits.body} bytes.")
 
     async def _body(self, headers: dict[bytes, bytes], receive: Receive) -> bytes:

@@ -97,7 +97,7 @@ class Generator:
 
         if isinstance(model, str) or hasattr(model, "__fspath__"):
             try:
-                tokenizer = AutoTokenizer.from_pretrained(model)  # nosec B615: the caller names it
+                tokenizer = AutoTokenizer.from_pretrained(model)  # nosec B615
                 model = AutoModelForSeq2SeqLM.from_pretrained(model)  # nosec B615
             except (OSError, ValueError) as error:
                 reason = (str(error).splitlines() or [type(error).__name__])[0]

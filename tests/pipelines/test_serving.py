@@ -24,6 +24,7 @@ from hypothesis import strategies as st
 
 import ragq
 from ragq.errors import InvalidArgumentError, StorageError
+from ragq.pipelines.serving.app import finite
 from ragq.pipelines.serving.batching import Batcher
 from ragq.pipelines.serving.fleet import cut
 from ragq.pipelines.serving.limits import BusyError, Limits
@@ -135,6 +136,11 @@ def test_a_multi_vector_index_is_served(tmp_path: Path) -> None:
         assert client.post("/v1/search", {"embedding": [0.0] * 8}).status == 400
         assert client.post("/v1/search", {"embedding": [[0.0] * 7]}).status == 400
         assert client.post("/v1/search", {"embedding": [[0.0] * 8], "nprobe": 3}).status == 400
+
+
+def test_what_is_no_json_of_others_becomes_null() -> None:
+    metadata = {"nan": float("nan"), "list": [{"deep": float("-inf")}, 1.5], "b": True, "n": None}  # of a stranger
+    assert finite([metadata]) == [{"nan": None, "list": [{"deep": None}, 1.5], "b": True, "n": None}]
 
 
 # Refusals
