@@ -14,10 +14,10 @@ from ragq.errors import InvalidArgumentError
 from ragq.manifest import StructureEntry
 from ragq.pipelines.progress import Progress
 from ragq.retrievers.scan import scan
+from ragq.retrievers.structures import graph
 from ragq.retrievers.structures.auto import choose
 from ragq.retrievers.structures.base import Coverage, Floats, Prepared, Probe, Source
 from ragq.retrievers.structures.chosen import Ranker
-from ragq.retrievers.structures.graph import SCAN_SHARE
 from ragq.retrievers.structures.hnsw import build_hnsw
 from ragq.retrievers.structures.ivf import IVF, build_ivf, default_nlist
 from ragq.retrievers.structures.neighbours import write_neighbours
@@ -89,7 +89,7 @@ def restructure(
             raise InvalidArgumentError("A multi-vector index stores no neighbours; 'expand' finds them by searching.")
         kind, reason = "none", "a multi-vector index has a first stage in place of a structure"
     if kind == "auto":
-        kind, reason = choose(index.manifest.rows, index.compressor.code_size)
+        kind, reason = choose(index.manifest.rows, getattr(index.compressor, "coarse_size", index.compressor.code_size))
     kind = "flat" if kind == "none" and neighbours else kind
     if kind == "none" or not index.manifest.shards:
         if index.manifest.structure is not None:
@@ -200,7 +200,7 @@ class Builder:
             def search(ef: int) -> NDArray[np.float32]:
                 return structure.search(prepared, TUNING_K, allowed, Probe(ef_search=ef), None)[0]
 
-            ef, reached = tune_ef(search, scores, max(1, self.source.rows // SCAN_SHARE), recall)
+            ef, reached = tune_ef(search, scores, max(1, self.source.rows // graph.SCAN_SHARE), recall)
             found = {"ef_search": ef, "recall": round(reached, 4)}
         self.progress("tune", 1, 1)
         return found
@@ -228,7 +228,7 @@ def tune_nprobe(ivf: IVF, queries: Floats, truth: NDArray[np.int64], recall: flo
 def tune_ef(
     search: Callable[[int], NDArray[np.float32]], truth: NDArray[np.float32], most: int, recall: float
 ) -> tuple[int, float]:
-    """Return the fewest candidates, doubling from 16, with which a search finds the share `recall` of the best scores.
+    """Return few candidates with which a search finds the share `recall` of the best scores: doubled, then halved back.
 
     Parameters
     ----------
@@ -241,9 +241,17 @@ def tune_ef(
     recall : float
     """
     real = truth > -np.inf
-    ef = 16
-    while True:
-        reached = float((search(ef) >= truth - 1e-6)[real].mean()) if real.any() else 1.0
-        if reached >= recall or ef > most:
-            return ef, reached
-        ef *= 2
+
+    def reached(ef: int) -> float:
+        return float((search(ef) >= truth - 1e-6)[real].mean()) if real.any() else 1.0
+
+    ef, step = 16, 0
+    found = reached(ef)
+    while found < recall and ef <= most:
+        ef, step = 2 * ef, ef
+        found = reached(ef)
+    while found >= recall and (step := step // 2) >= max(1, ef // 16):
+        less = reached(ef - step)
+        if less >= recall:
+            ef, found = ef - step, less
+    return ef, found

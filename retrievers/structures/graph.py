@@ -15,7 +15,7 @@ from ragq.select import pack_mask
 
 __all__ = ["SCAN_SHARE", "GraphStructure"]
 
-SCAN_SHARE = 8  # a search for more than this part of the rows is a scan
+SCAN_SHARE = 64  # a search for more candidates than this part of the rows is a scan: measured, that is faster
 
 
 class GraphStructure(Structure):
@@ -39,13 +39,20 @@ class GraphStructure(Structure):
     def near(self, queries: Floats, ef: int, threads: int) -> NDArray[np.int64] | None:
         """Return `ef` rows near each query, (n_queries, ef), with -1 for missing ones; None when it cannot."""
 
+    def pays(self, allowed: Allowed, probe: Probe) -> bool:
+        return not allowed.count or self._needed(probe, allowed) <= self.coverage.rows // SCAN_SHARE
+
+    def _needed(self, probe: Probe, allowed: Allowed) -> int:
+        """Return how many candidates to look for so that as many as without a filter may be returned."""
+        return math.ceil((probe.ef_search or self.ef_search) * self.coverage.rows / allowed.count)
+
     def search(self, prepared: Prepared, k: int, allowed: Allowed, probe: Probe, threads: int | None) -> Found:
         n_queries = len(prepared.queries)
         scores, rows = np.full((n_queries, k), -np.inf, np.float32), np.full((n_queries, k), -1, np.int64)
         if not allowed.count or not n_queries:
             return scores, rows
         threads = default_threads() if threads is None else threads
-        ef = math.ceil(max(probe.ef_search or self.ef_search, k) * self.coverage.rows / allowed.count)
+        ef = max(self._needed(probe, allowed), math.ceil(k * self.coverage.rows / allowed.count))
         wanted = min(k, allowed.count)
         left = np.arange(n_queries)
         while len(left):

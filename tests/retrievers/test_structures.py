@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shutil
+from collections.abc import Iterator
 from pathlib import Path
 from unittest import mock
 
@@ -14,9 +15,10 @@ from click.testing import CliRunner
 import ragq
 from ragq.cli import cli
 from ragq.compressors.codebooks import kmeans
+from ragq.compressors.sm2 import SM2
 from ragq.errors import CorruptIndexError, IncompatibleIndexError, InvalidArgumentError
 from ragq.manifest import MANIFEST, Manifest
-from ragq.retrievers.structures import ivf
+from ragq.retrievers.structures import _graph, graph, ivf, sm2graph
 from ragq.retrievers.structures.auto import choose
 from tests.indexes import expected_files, on_disk, small_shards
 
@@ -46,6 +48,13 @@ QUERIES = vectors(12, 9)
 def build(path: Path, codec: str = "PQ8x4", metric: str = "cosine") -> ragq.Index:
     ragq.build(records(N), path, embeddings=vectors(N), codec=codec, metric=metric, shard_rows=700).close()
     return ragq.open(path, mode="w")
+
+
+@pytest.fixture(scope="module", autouse=True)
+def graphs_even_for_few_rows() -> Iterator[None]:
+    """Let graphs be walked where a scan would be faster."""
+    with mock.patch.object(graph, "SCAN_SHARE", 8):
+        yield
 
 
 @pytest.fixture(scope="module")
@@ -248,6 +257,26 @@ def test_auto_scans_what_is_small_and_says_so(built: dict[str, Path], tmp_path: 
     body = json.loads(done.output)
     assert body["kind"] == "ivf"
     assert body["bytes"] == sum(file.stat().st_size for file in (path / "structures").iterdir())
+
+
+def test_a_graph_on_signs_refuses_what_signs_do_not_tell_apart(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((N, 3)).astype(np.float32)  # 64 codes for 2,000 directions
+    ragq.build(records(N), tmp_path / "s.ragq", embeddings=x, codec="F32").close()
+    with ragq.open(tmp_path / "s.ragq", mode="w") as index:
+        with pytest.raises(InvalidArgumentError, match=r"No graph on two-bit codes .* Build 'ivf'\."):
+            index.restructure("sm2graph")
+        assert index.manifest.structure is None
+        assert on_disk(index.path) == expected_files(index.path)
+
+
+def test_distances_of_the_graph_are_those_of_sm2() -> None:
+    for dim in (16, 64, 100, 384):
+        x = np.random.default_rng(dim).standard_normal((70, dim)).astype(np.float32)
+        codec = SM2(min_overlap=0).fit(x)
+        codes = codec.encode(x)
+        words, found = sm2graph.pack(codec, codes), np.empty(70, np.uint32)
+        _graph.distances(words[3], words, np.arange(70, dtype=np.uint32), found)
+        np.testing.assert_array_equal(found, codec.distance(codes[3:4], codes)[0])
 
 
 def test_bad_arguments_are_refused(index: ragq.Index) -> None:
