@@ -19,7 +19,7 @@ if TYPE_CHECKING:
 @click.option("--budget", type=click.IntRange(1), metavar="BYTES", help="Code bytes a vector, instead of a codec.")
 @click.option("--embeddings", metavar="FILE", help="Measure with real embeddings: x.npy, or x.parquet:column.")
 @click.option("--model", help="Measure embedding with this model, too; else embeddings are taken as ready.")
-@click.option("--workers", type=click.IntRange(1), help="Workers that index.  [default: one a processor]")
+@click.option("--workers", type=click.IntRange(1), help="Workers that index, each like this machine.  [default: 1]")
 @click.option("--hours", type=click.FloatRange(0, min_open=True), default=24.0, show_default=True, help="Wanted.")
 @click.option(
     "--probe",
@@ -63,7 +63,7 @@ def show(made: Plan) -> None:
     here = human(body["machine"]["memory"])
     wanted = "the fit alone takes longer than wanted"
     if guessed["workers_wanted"]:
-        wanted = f"{guessed['workers_wanted']:,} workers for {made.hours_wanted:g} h"
+        wanted = f"{count(guessed['workers_wanted'])} for {made.hours_wanted:g} h"
     computed_lines = [
         ("bytes", f"{human(computed['total_bytes'])}: {parts}"),
         ("shards", f"{computed['shards']:,} of {computed['shard_rows']:,} rows"),
@@ -73,7 +73,7 @@ def show(made: Plan) -> None:
     extrapolated_lines = [
         ("scan", f"{milliseconds(guessed['scan_ms'])} a query, {measured['scan_ns']:.3g} ns a row"),
         ("ivf", f"{milliseconds(guessed['ivf_ms'])} a query: {computed['nlist']:,} lists, {made.probe:.2%} probed"),
-        ("index", f"{guessed['hours']:.3g} h by {made.workers} workers, {measured['index_us']:.3g} us a row{embedded}"),
+        ("index", f"{guessed['hours']:.3g} h by {count(made.workers)}, {measured['index_us']:.3g} us a row{embedded}"),
         ("", wanted),
     ]
     click.echo(f"{made.docs:,} passages x {made.dim} dimensions, {made.spec}, {made.code_bytes} code bytes")
@@ -86,9 +86,14 @@ def show(made: Plan) -> None:
     )
     assumed = body["assumed"]
     click.echo(
-        f"Assumed: codec {assumed['codec']}; {assumed['embedding']}; costs a row stay as they are, and workers do not "
-        "wait for each other or for storage."
+        f"Assumed: codec {assumed['codec']}; {assumed['embedding']}.\n"
+        "Costs a row stay as they are, workers are like this machine and wait for nobody."
     )
+
+
+def count(workers: int) -> str:
+    """Return ``1 worker`` or ``2 workers``."""
+    return f"{workers:,} worker{'' if workers == 1 else 's'}"
 
 
 def human(size: float) -> str:

@@ -192,7 +192,7 @@ def plan(
     budget: int | None = None,
     embeddings: Any = None,
     model: Any = None,
-    workers: int | None = None,
+    workers: int = 1,
     hours: float = 24.0,
     probe: float = 0.01,
     text_bytes: int = 0,
@@ -216,8 +216,8 @@ def plan(
         Real embeddings to measure with; made-up ones cost the same in most codecs, but tell nothing about quality.
     model : str, Path or Embedder, optional
         Measure what embedding costs, too.
-    workers : int, optional
-        Processes or actors that index; by default one a processor.
+    workers : int
+        That index, each with the processors that this process has.
     hours : float
         Wanted; how many workers that takes is told.
     probe : float
@@ -253,7 +253,7 @@ def plan(
         spec=spec,
         docs=rows,
         dim=x.shape[1],
-        workers=processors() if workers is None else check_int(workers, "workers", 1),
+        workers=check_int(workers, "workers", 1),
         probe=probe,
         text_bytes=check_int(text_bytes, "text_bytes", 0),
         hours_wanted=hours,

@@ -20,6 +20,7 @@ def connect(address: str | None = None) -> tuple[Any, bool]:
     """Return Ray, connected, and whether it was connected or started here; see `Cluster`."""
     address = address or os.environ.get("RAY_ADDRESS")
     os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")
+    os.environ.setdefault("RAY_BACKEND_LOG_LEVEL", "fatal")  # what concerns the user comes as an exception
     if address is None:  # the name is history: Ray then binds every port of its own to the loopback interface
         os.environ.setdefault("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
     try:

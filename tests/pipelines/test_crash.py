@@ -215,9 +215,10 @@ def copy_up(store: ObjectStore, folder: Path, prefix: str) -> None:
 
 REMOTE = [pytest.param("add", "killed after", 9)]
 REMOTE += [
-    pytest.param(change, how, 13, marks=pytest.mark.slow, id=f"{change}-{how}-slow")
-    for change in CHANGES
-    for how in REQUESTS
+    pytest.param(change, how, 7, marks=pytest.mark.slow, id=f"{change}-{how}-slow")
+    for i, change in enumerate(CHANGES)
+    for j, how in enumerate(REQUESTS)
+    if EVERY or (i + j) % 4 == 0  # each change, and each way
 ]
 
 
