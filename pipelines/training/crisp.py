@@ -105,10 +105,13 @@ def train_crisp(
 ) -> Any:
     """Train a multi-vector model with its clusters in the forward pass, and save it.
 
+    The pooling is there for the training only: what is saved is the model itself, which any version of
+    sentence-transformers loads, and the index clusters its tokens by ``POOL`` with the same size.
+
     Parameters
     ----------
     model : MultiVectorEncoder
-        Changed in place: the pooling becomes its last module.
+        Trained in place.
     pairs : sequence of (str, str)
         Queries, each with a document that answers it; the other documents of a batch count as wrong answers.
     output : path-like
@@ -138,8 +141,7 @@ def train_crisp(
     from sentence_transformers.multi_vector_encoder.losses import MultiVectorMultipleNegativesRankingLoss
 
     check_int(len(pairs), "pairs", 2)
-    if not isinstance(model[-1], ClusterPooling):
-        model.append(ClusterPooling(size, query_size))
+    model.append(ClusterPooling(size, query_size))
     data = Dataset.from_dict({"query": [query for query, _ in pairs], "document": [text for _, text in pairs]})
     arguments = MultiVectorEncoderTrainingArguments(
         output_dir=str(output),
@@ -155,7 +157,10 @@ def train_crisp(
         use_cpu=not torch.cuda.is_available(),
     )
     loss = MultiVectorMultipleNegativesRankingLoss(model, scale=scale)
-    MultiVectorEncoderTrainer(model=model, args=arguments, train_dataset=data, loss=loss).train()
+    try:
+        MultiVectorEncoderTrainer(model=model, args=arguments, train_dataset=data, loss=loss).train()
+    finally:
+        del model[-1]
     model.save_pretrained(str(output))
     return model
 
