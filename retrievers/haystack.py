@@ -18,16 +18,7 @@ except ImportError:
 
 __all__ = ["RagqRetriever", "to_where"]
 
-OPERATORS = {
-    "==": "$eq",
-    "!=": "$ne",
-    ">": "$gt",
-    ">=": "$gte",
-    "<": "$lt",
-    "<=": "$lte",
-    "in": "$in",
-    "not in": "$nin",
-}
+WORDS = {"==": "eq", "!=": "ne", ">": "gt", ">=": "gte", "<": "lt", "<=": "lte", "in": "in", "not in": "nin"}
 
 
 @component
@@ -56,8 +47,9 @@ class RagqRetriever:
         model: Any = None,
         search: dict[str, Any] | None = None,
     ) -> None:
-        self.options = {"index": str(index) if isinstance(index, Path) else index, "top_k": top_k, "where": where}
-        self.options |= {"model": model, "search": search}
+        folder = str(index) if isinstance(index, Path) else index
+        self.options: dict[str, Any] = {"index": folder, "top_k": top_k, "where": where, "model": model}
+        self.options["search"] = search
         self.index = ragq.open(index, model=model) if isinstance(index, (str, Path)) else index
 
     @component.output_types(documents=list[Document])
@@ -102,6 +94,6 @@ def to_where(filters: dict[str, Any]) -> dict[str, Any]:
     if operator in ("AND", "OR", "NOT"):
         parts = [to_where(part) for part in filters["conditions"]]
         return {"$not": {"$and": parts}} if operator == "NOT" else {f"${operator.lower()}": parts}
-    if operator not in OPERATORS:
-        raise InvalidArgumentError(f"A filter's operator must be one of {', '.join(OPERATORS)}. Got {operator!r}.")
-    return {filters["field"].removeprefix("meta."): {OPERATORS[operator]: filters["value"]}}
+    if operator not in WORDS:
+        raise InvalidArgumentError(f"A filter's operator must be one of {', '.join(WORDS)}. Got {operator!r}.")
+    return {filters["field"].removeprefix("meta."): {f"${WORDS[operator]}": filters["value"]}}

@@ -19,7 +19,7 @@ except ImportError:
 __all__ = ["RagqRetriever"]
 
 
-class RagqRetriever(BaseRetriever):  # type: ignore[misc]
+class RagqRetriever(BaseRetriever):
     """Retrieve passages from an index as nodes.
 
     Parameters

@@ -147,7 +147,7 @@ def neighbours(x: Floats, degree: int = 8) -> Floats:
 def transition(weights: Floats) -> Floats:
     """Return symmetric edge weights with each column divided by its sum; a column of zeros stays."""
     total = weights.sum(axis=0, keepdims=True)
-    return weights / np.where(total > 0, total, np.float32(1))
+    return np.asarray(weights / np.where(total > 0, total, np.float32(1)), np.float32)
 
 
 def pagerank(start: Floats, transition: Floats, restart: float = 0.2, steps: int = 20) -> Floats:

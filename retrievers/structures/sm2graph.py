@@ -24,11 +24,11 @@ from typing import Any
 import numpy as np
 from numpy.typing import NDArray
 
+import ragq.retrievers.structures._graph as _graph
 from ragq.compressors.sm2 import SM2
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.layouts import Layout
 from ragq.manifest import FileEntry, StructureEntry
-from ragq.retrievers.structures import _graph
 from ragq.retrievers.structures.base import (
     Coverage,
     Floats,
