@@ -211,9 +211,12 @@ class Layout:
             raise InvalidArgumentError(
                 f"Bad code layout '{text}': the widths of its planes must descend from the count."
             )
-        return cls(
+        layout = cls(
             match[1], int(match[2]), int(match[3]), int(match[4]), widths, int(match[7] or 0), int(match[6] or 0)
         )
+        if str(layout) != text:  # leading zeros, or other alphabets' digits
+            raise InvalidArgumentError(f"Bad code layout '{text}'; did you mean '{layout}'?")
+        return layout
 
     @property
     def coarse(self) -> Layout:

@@ -22,9 +22,12 @@ def schema(path: Path) -> pa.Schema:
     """Return the schema of a Parquet or Arrow file."""
     with _readable(path):
         if path.suffix == ".parquet":
-            return pq.read_schema(path)
-        with pa.OSFile(str(path)) as file:
-            return _ipc(file).schema
+            found = pq.read_schema(path)
+        else:
+            with pa.OSFile(str(path)) as file:
+                found = _ipc(file).schema
+        _ = found.names  # decoded when they are asked for
+        return found
 
 
 def estimate(path: Path) -> int:
@@ -40,7 +43,9 @@ def batches(path: Path, columns: Sequence[str] | None = None, size: int = _BATCH
     with _readable(path):
         if path.suffix == ".parquet":
             with pq.ParquetFile(path, pre_buffer=False) as file:
-                yield from file.iter_batches(batch_size=size, columns=columns)
+                for batch in file.iter_batches(batch_size=size, columns=columns):
+                    batch.validate(full=True)
+                    yield batch
             return
         # Read, not mapped: the pages of a mapped file would count as memory of this process.
         with pa.OSFile(str(path)) as stream:
@@ -51,6 +56,7 @@ def batches(path: Path, columns: Sequence[str] | None = None, size: int = _BATCH
                 else reader
             )
             for batch in whole:
+                batch.validate(full=True)  # offsets that lead out of the file's buffers, text that is no UTF-8
                 chosen = batch.select(list(columns)) if columns is not None else batch
                 for start in range(0, batch.num_rows, size):
                     yield chosen.slice(start, size)
@@ -91,7 +97,7 @@ def is_vector(kind: pa.DataType) -> bool:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowInvalid, pa.ArrowIOError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
         reason = (str(error).strip().splitlines() or ["unreadable"])[0]
         kind = "Parquet" if path.suffix == ".parquet" else "Arrow"
         raise InvalidArgumentError(f"{path} cannot be read as {kind}: {reason[:200]}") from error

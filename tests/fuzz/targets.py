@@ -297,7 +297,7 @@ def filters(folder: Path) -> Check:
     shards = ragq.open(folder / "index")._view.snapshot.shards
 
     def check(rng: random.Random) -> None:
-        where = a_filter(rng)
+        where = a_filter(rng) or {}
         deep = rng.random() < 0.02
         for _ in range(rng.randrange(2000) if deep else 0):
             where = {"$not": where}

@@ -12,8 +12,9 @@ import pytest
 import ragq
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.filters import check_where
+from ragq.layouts import Layout
 from ragq.manifest import MANIFEST, Manifest
-from ragq.pipelines.readers import open_embeddings
+from ragq.pipelines.readers import open_embeddings, read
 from ragq.shards import IDS_SCHEMA, write_batch
 from ragq.storage import write_bytes
 from tests.indexes import make
@@ -44,6 +45,28 @@ def test_filters_are_as_deep_as_they_may_be_and_no_deeper() -> None:
         where = {"$not": where}
     with pytest.raises(InvalidArgumentError, match="filters within filters"):
         check_where(where)
+
+
+@pytest.mark.parametrize("text", ["rows:03x8+0", "rows:3x8+00", "rows:٣x8+0", "rows:3x8+0~0"])
+def test_a_layout_is_written_in_one_way(text: str) -> None:
+    with pytest.raises(InvalidArgumentError, match="layout"):
+        Layout.parse(text)
+
+
+@pytest.mark.parametrize("kind", ["offsets", "text"])
+def test_arrow_files_whose_text_lies_elsewhere_are_refused(tmp_path: Path, kind: str) -> None:
+    path = tmp_path / "x.arrow"
+    table = pa.table({"id": ["a", "b"], "text": ["first words", "second words"]})
+    with pa.ipc.new_file(str(path), table.schema) as writer:
+        writer.write_table(table)
+    data = path.read_bytes()
+    old, new = {"offsets": ((0, 11, 23), (0, 2**31 - 1, 23)), "text": (b"second", b"\xff\xfe\xfdond")}[kind]
+    if kind == "offsets":
+        old, new = (np.asarray(part, "<i4").tobytes() for part in (old, new))
+    assert data.count(old) == 1
+    path.write_bytes(data.replace(old, new))
+    with pytest.raises(InvalidArgumentError, match="cannot be read as Arrow"):
+        list(read(path))
 
 
 def test_a_head_of_npy_that_is_no_python_is_refused(tmp_path: Path) -> None:
