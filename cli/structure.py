@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict
+from dataclasses import asdict, replace
 from pathlib import Path
 
 import click
@@ -22,16 +22,25 @@ from ragq.cli.options import echo_json, index_argument, json_option
     help="Share of the ten best rows that a search is tuned to find.",
 )
 @click.option("--queries", type=click.Path(exists=True, path_type=Path), help="Embeddings (.npy) to tune with.")
+@click.option("--learn", is_flag=True, help="Train the lists of ivf on --queries, and keep them if they find more.")
 @click.option("--neighbours", type=click.IntRange(0, 256), default=0, help="Also store the nearest passages of each.")
 @json_option
 def structure(
-    index: Path, kind: str, nlist: int | None, recall: float, queries: Path | None, neighbours: int, as_json: bool
+    index: Path,
+    kind: str,
+    nlist: int | None,
+    recall: float,
+    queries: Path | None,
+    learn: bool,
+    neighbours: int,
+    as_json: bool,
 ) -> None:
     """Build what lets a search of INDEX look at a part of the rows, from the codes; searches use it from then on.
 
     \b
     ragq structure docs.ragq             what the size asks for
     ragq structure docs.ragq ivf --recall 0.98
+    ragq structure docs.ragq ivf --queries q.npy --learn
     ragq structure docs.ragq none --neighbours 8     for `ragq search --expand`
     ragq structure docs.ragq none        scan every row again
     """
@@ -39,6 +48,8 @@ def structure(
     from ragq.pipelines.progress import progress_bar
     from ragq.pipelines.readers import open_embeddings
 
+    if learn and (kind != "ivf" or queries is None):
+        raise click.UsageError("--learn trains the lists of ivf, and needs --queries.")
     given = None
     if queries is not None:
         embeddings = open_embeddings(queries)
@@ -47,6 +58,14 @@ def structure(
         built = opened.restructure(
             kind, nlist=nlist, recall=recall, queries=given, neighbours=neighbours, progress=progress
         )
+        if learn:
+            from ragq.pipelines.training.lists import learn_lists
+
+            assert given is not None
+            learned = learn_lists(opened, given, progress=progress)
+            click.echo(learned.verdict, err=True)
+            assert opened.manifest.structure is not None
+            built = replace(built, parameters=opened.manifest.structure.parameters)
         size = opened.info()["bytes"]["structure"]
     if as_json:
         echo_json(asdict(built) | {"bytes": size})

@@ -99,13 +99,17 @@ class LearnedPQ(Quantizer):
             query_map, document_map = query_aware_maps(x - mean, queries)
         side.fit((x - mean) @ document_map, seed=int(rng.integers(2**31)))
         axes = side.basis_.astype(np.float32)
-        self.set_query_side(mean + query_map @ side.mean_, axes / side._weights[:, None] @ query_map.T, side.codebook_)
+        self.set_query_side(
+            (mean + query_map @ side.mean_).astype(np.float32),
+            (axes / side._weights[:, None] @ query_map.T).astype(np.float32),
+            side.codebook_,
+        )
         # one map and one mean instead of two: the coordinates that `side` sees are those of its own axes
         side.dim_, side.basis_ = self.dim, np.ascontiguousarray(axes @ document_map.T, np.float16)
         side.mean_ = mean
         self.documents = side
 
-    def set_query_side(self, mean: Floats, query_map: Floats, codebook: NDArray[np.floating]) -> None:
+    def set_query_side(self, mean: Floats, query_map: Floats, codebook: NDArray[Any]) -> None:
         """Take over trained parameters: `u` (dim,), `A` (kept, dim) and `D`, rounded to what is stored."""
         self.query_mean_ = np.array(mean, np.float32)  # a copy: training goes on with what it gave
         self.query_map_ = np.ascontiguousarray(np.clip(query_map, -F16_MAX, F16_MAX), np.float16)

@@ -141,15 +141,17 @@ def make_queries(
     """Return made queries, and their texts where they have any."""
     rng = np.random.default_rng([settings.seed, 0x3A])
     kinds = default_kinds(corpus, questions, generator) if kinds is None else kinds
-    parts, texts = [np.empty((0, corpus.vectors.dim), np.float32)], []
+    parts = [np.empty((0, corpus.vectors.dim), np.float32)]
+    texts: list[str | None] = []
     for kind in kinds:
         if kind not in KINDS:
             raise InvalidArgumentError(f"'make' must be of {', '.join(KINDS)}. Got {kind!r}.")
+        asked: list[str] = []
         if kind == "documents":
-            x, asked = corpus.vectors.sample(MOST_MADE, rng), None
+            x = corpus.vectors.sample(MOST_MADE, rng)
         elif kind == "transplanted":
             count = min(MOST_MADE, 10 * settings.queries_per_epoch)
-            x, asked = transplanted(corpus.vectors, questions.x, count, rng), None
+            x = transplanted(corpus.vectors, questions.x, count, rng)
         else:
             asked = make_texts(kind, corpus, generator, settings.seed, rng)
             assert corpus.embed is not None

@@ -212,11 +212,11 @@ def plot(path: Path, lines: list[dict[str, Any]], measure: str) -> bool:
     figure = Figure(figsize=(6, 4), layout="constrained")
     left = figure.subplots()
     epochs = [line["epoch"] for line in lines]
-    left.plot(epochs, [line.get(measure) for line in lines], color="tab:blue", marker="o", label=measure)
+    left.plot(epochs, [float(line[measure]) for line in lines], color="tab:blue", marker="o", label=measure)
     left.set_xlabel("epoch")
     left.set_ylabel(measure, color="tab:blue")
     right = left.twinx()
-    right.plot(epochs[1:], [line.get("loss") for line in lines[1:]], color="tab:orange", label="loss")
+    right.plot(epochs[1:], [float(line["loss"]) for line in lines[1:]], color="tab:orange", label="loss")
     right.set_ylabel("loss", color="tab:orange")
     figure.savefig(path, dpi=120)
     return True

@@ -53,7 +53,7 @@ class Vectors:
     def spool(cls, blocks: Iterator[Floats], shape: tuple[int, int], normalize: bool, scratch: Path) -> Vectors:
         """Write blocks of rows to a file and read them from there."""
         scratch.parent.mkdir(parents=True, exist_ok=True)
-        copy = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.float32, shape=shape)  # type: ignore[no-untyped-call]
+        copy = np.lib.format.open_memmap(scratch, mode="w+", dtype=np.float32, shape=shape)
         start = 0
         for block in blocks:
             copy[start : start + len(block)] = block
