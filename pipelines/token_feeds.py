@@ -69,7 +69,7 @@ class TokenFeed(TextFeed):
     def sample(self, rows: NDArray[np.int64], progress: Progress, embed: Any = None) -> TokenEmbeddings:  # type: ignore[override]
         path, step = self._sample_path, batch_passages(self.embedder)
         beside = path.with_suffix(".counts")
-        counts = self._kept(step)
+        counts = self._kept(step, len(rows))
         done, values = len(counts), int(counts.sum())
         with (
             storage_errors(path, "write"),
@@ -91,12 +91,13 @@ class TokenFeed(TextFeed):
         self._open_sample(rows)
         return self.tokens
 
-    def _kept(self, step: int) -> NDArray[np.int64]:
-        """Return the counts of what an interrupted run has sampled, whole batches of it."""
+    def _kept(self, step: int, wanted: int) -> NDArray[np.int64]:
+        """Return the counts of what an interrupted run has sampled: all that is wanted, or whole batches of it."""
         path, beside = self._sample_path, self._sample_path.with_suffix(".counts")
         if not path.exists() or not beside.exists():
             return np.empty(0, np.int64)
-        whole = beside.stat().st_size // 8 // step * step
+        there = beside.stat().st_size // 8
+        whole = wanted if there >= wanted else there // step * step
         counts = np.fromfile(beside, np.int64, whole)
         return counts if int(counts.sum()) * 4 * self.dim <= path.stat().st_size else counts[:0]
 

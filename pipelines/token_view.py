@@ -136,7 +136,7 @@ class TokenView(View):
 
     def decode(self, rows: NDArray[np.int64]) -> NDArray[np.float32]:
         """Return the mean of the decoded vectors of rows, float32 (n, dim): what stages compare passages by."""
-        return means(self.tokens(rows))
+        return self.tokens(rows).means()
 
     def reconstruct(self, rows: NDArray[np.int64]) -> TokenEmbeddings:
         """Return the decoded vectors of rows."""
@@ -145,13 +145,6 @@ class TokenView(View):
     def near(self, rows: NDArray[np.int64], k: int, masks: Masks) -> NDArray[np.int64]:
         """Return the rows that are nearest to some rows by MaxSim, -1 where there are fewer, of shape (n, k)."""
         return self.scan(self.tokens(rows), k, masks)[1]
-
-
-def means(tokens: TokenEmbeddings) -> NDArray[np.float32]:
-    """Return the mean vector of each document, zero of one without vectors; shape (n, dim)."""
-    sums = np.zeros((len(tokens), tokens.dim), np.float32)
-    np.add.at(sums, np.repeat(np.arange(len(tokens)), tokens.counts), tokens.values)
-    return sums / np.maximum(tokens.counts, 1).astype(np.float32)[:, None]
 
 
 def average_bytes(manifest: Manifest) -> float:

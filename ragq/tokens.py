@@ -196,6 +196,12 @@ class TokenEmbeddings:
         rows, offsets = run_rows(self.offsets, chosen(which, len(self)))
         return self._of(self.values[rows], offsets)
 
+    def means(self) -> Floats:
+        """Return the mean vector of each document, shape (n, dim); zeros for one without tokens."""
+        sums = np.zeros((len(self), self.dim), np.float32)
+        np.add.at(sums, np.repeat(np.arange(len(self)), self.counts), self.values)
+        return sums / np.maximum(self.counts, 1).astype(np.float32)[:, None]
+
     def normalized(self) -> TokenEmbeddings:
         """Return the same with every token embedding scaled to unit length; rows of zeros stay.
 

@@ -23,12 +23,12 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 import ragq
 from ragq.errors import InvalidArgumentError
+from ragq.token_embedders import load_token_embedder
+from ragq.tokens import TokenEmbeddings
 from ragq.types import Document as Record
 from ragq.types import Hit
 
 if TYPE_CHECKING:
-    import numpy as np
-
     from ragq import Index
 
 __all__ = ["RagqRetriever", "RagqVectorStore"]
@@ -93,17 +93,32 @@ class RagqVectorStore(VectorStore):
     Parameters
     ----------
     embedding : Embeddings
-        What embeds; the same for the life of the folder.
+        What embeds; the same for the life of the folder. For a multi-vector store, a model as `load_token_embedder`
+        takes it: a name, a MultiVectorEncoder, a function.
     path : str or Path
         The index folder. A missing or empty one becomes an index with the first documents.
-    codec : str
-        Compressor spec of a new index, fitted on the first documents that are added.
+    codec : str, optional
+        Compressor spec of a new index, fitted on the first documents that are added; see `ragq.build`.
     metric : {'cosine', 'ip', 'l2'}
         Of a new index.
+    multi_vector : bool
+        Keep all token embeddings of a text, and score by MaxSim.
+    first_stage : str, optional
+        What finds candidates in a new multi-vector index.
     """
 
-    def __init__(self, embedding: Embeddings, path: str | Path, *, codec: str = "FP8", metric: str = "cosine") -> None:
-        self._embedding = embedding
+    def __init__(
+        self,
+        embedding: Any,
+        path: str | Path,
+        *,
+        codec: str | None = None,
+        metric: str = "cosine",
+        multi_vector: bool = False,
+        first_stage: str | None = None,
+    ) -> None:
+        self.multi_vector, self.first_stage = multi_vector, first_stage
+        self._embedding = load_token_embedder(embedding) if multi_vector else embedding
         self.path, self.codec, self.metric = Path(path), codec, metric
         self._index: Index | None = None
         self._lock = threading.Lock()
@@ -126,9 +141,9 @@ class RagqVectorStore(VectorStore):
             return self._index
 
     @property
-    def embeddings(self) -> Embeddings:
-        """What embeds."""
-        return self._embedding
+    def embeddings(self) -> Embeddings | None:
+        """What embeds; None for a multi-vector store, whose embeddings LangChain has no class for."""
+        return None if self.multi_vector else self._embedding
 
     # writing
 
@@ -164,13 +179,18 @@ class RagqVectorStore(VectorStore):
             self._add(records, self._embed(texts))
         return names
 
-    def _embed(self, texts: list[str]) -> np.ndarray[Any, Any]:
+    def _embed(self, texts: list[str]) -> Any:
         """Embed before the lock is taken: other writers need not wait for a model."""
         import numpy as np
 
+        if self.multi_vector:
+            return self._embedding.encode_documents(texts)
         return np.asarray(self._embedding.embed_documents(texts), np.float32)
 
-    def _add(self, records: list[Record], x: np.ndarray[Any, Any]) -> None:
+    def _question(self, query: str) -> Any:
+        return self._embedding.encode_queries([query]) if self.multi_vector else self._embedding.embed_query(query)
+
+    def _add(self, records: list[Record], x: Any) -> None:
         with self._lock:
             if self._index is None and not (self.path / "manifest.json").exists():
                 try:
@@ -181,6 +201,8 @@ class RagqVectorStore(VectorStore):
                         embeddings=x,
                         codec=self.codec,
                         metric=self.metric,
+                        multi_vector=self.multi_vector,
+                        first_stage=self.first_stage,
                         overwrite=False,
                         lock_timeout=LOCK_SECONDS,
                     )
@@ -204,17 +226,20 @@ class RagqVectorStore(VectorStore):
     def from_texts(
         cls,
         texts: list[str],
-        embedding: Embeddings,
+        embedding: Any,
         metadatas: list[dict[str, Any]] | None = None,
         *,
         ids: list[str] | None = None,
         path: str | Path = "corpus.ragq",
-        codec: str = "FP8",
+        codec: str | None = None,
         metric: str = "cosine",
+        multi_vector: bool = False,
+        first_stage: str | None = None,
         **kwargs: Any,
     ) -> RagqVectorStore:
         """Make a store of texts at `path`; see the class for the arguments."""
-        store = cls(embedding, path, codec=codec, metric=metric)
+        stages = {"multi_vector": multi_vector, "first_stage": first_stage}
+        store = cls(embedding, path, codec=codec, metric=metric, **stages)
         store.add_texts(texts, metadatas, ids=ids)
         return store
 
@@ -233,10 +258,10 @@ class RagqVectorStore(VectorStore):
     def similarity_search_with_score(self, *args: Any, **kwargs: Any) -> list[tuple[Document, float]]:
         """Return the documents nearest to a text with scores in the metric's own units; higher is better."""
         query, k, where = search_arguments(*args, **kwargs)
-        return self._scored(self._embedding.embed_query(query), k, where)
+        return self._scored(self._question(query), k, where)
 
-    def similarity_search_by_vector(self, embedding: list[float], k: int = 4, **kwargs: Any) -> list[Document]:
-        """Return the `k` documents nearest to an embedding."""
+    def similarity_search_by_vector(self, embedding: Any, k: int = 4, **kwargs: Any) -> list[Document]:
+        """Return the `k` documents nearest to an embedding, or to the token embeddings of a query."""
         return [document for document, _ in self._scored(embedding, k, kwargs.get("where", kwargs.get("filter")))]
 
     def max_marginal_relevance_search(
@@ -249,11 +274,11 @@ class RagqVectorStore(VectorStore):
         lambda_mult : float
             1 is the nearest, 0 the most diverse.
         """
-        embedding = self._embedding.embed_query(query)
+        embedding = self._question(query)
         return self.max_marginal_relevance_search_by_vector(embedding, k, fetch_k, lambda_mult, **kwargs)
 
     def max_marginal_relevance_search_by_vector(
-        self, embedding: list[float], k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
+        self, embedding: Any, k: int = 4, fetch_k: int = 20, lambda_mult: float = 0.5, **kwargs: Any
     ) -> list[Document]:
         """As `max_marginal_relevance_search`, for an embedding; documents are compared by their decoded codes."""
         import numpy as np
@@ -262,16 +287,29 @@ class RagqVectorStore(VectorStore):
         index = self._index
         if not hits or index is None:
             return []
-        vectors = list(index.reconstruct(hits))
-        chosen = maximal_marginal_relevance(np.asarray(embedding, np.float32), vectors, lambda_mult=lambda_mult, k=k)
+        vectors, query = index.reconstruct(hits), np.asarray(getattr(embedding, "values", embedding), np.float32)
+        if self.multi_vector:  # by their mean vectors
+            vectors, query = vectors.means(), query.mean(axis=0)
+        chosen = maximal_marginal_relevance(query, list(vectors), lambda_mult=lambda_mult, k=k)
         return [to_document(hits[i]) for i in chosen]
 
-    def _hits(self, embedding: list[float], k: int, where: Any) -> list[Hit]:
+    def _hits(self, embedding: Any, k: int, where: Any) -> list[Hit]:
         index = self.index
-        return index.hits([embedding], k=k, where=where)[0] if index is not None else []
+        x = embedding if isinstance(embedding, TokenEmbeddings) else [embedding]
+        return index.hits(x, k=k, where=where)[0] if index is not None else []
 
-    def _scored(self, embedding: list[float], k: int, where: Any) -> list[tuple[Document, float]]:
+    def _scored(self, embedding: Any, k: int, where: Any) -> list[tuple[Document, float]]:
         return [(to_document(hit), hit.score) for hit in self._hits(embedding, k, where)]
+
+    def _similarity_search_with_relevance_scores(
+        self, query: str, k: int = 4, **kwargs: Any
+    ) -> list[tuple[Document, float]]:
+        if not self.multi_vector:
+            return super()._similarity_search_with_relevance_scores(query, k, **kwargs)
+        question, relevance = self._question(query), self._select_relevance_score_fn()
+        each = max(1, question.total)  # MaxSim adds over the query's tokens
+        found = self._scored(question, k, search_arguments(query, k, **kwargs)[2])
+        return [(document, relevance(score / each)) for document, score in found]
 
     def _select_relevance_score_fn(self) -> Any:
         index = self.index
