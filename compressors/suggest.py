@@ -3,6 +3,10 @@
 Every candidate that fits the budget is fitted on part of a sample and encodes it; held-out embeddings then search the
 codes. The score is the share of their exact ten nearest that the codes return (tie-aware Recall@10), and no judgement
 plays a part.
+
+Codebooks are not in the budget, but a codec with many and few rows has learned these by heart: what its vectors share
+is spread over the vectors that the index will hold, and a codec whose share is more than half a float32 vector is
+*heavy*. It is listed last and never chosen, unless nothing else is left.
 """
 
 from __future__ import annotations
@@ -25,6 +29,7 @@ SAMPLE_ROWS = 10_000  # as many as tell the candidates apart, in seconds
 HELD_OUT = 500
 FEWEST_ROWS = 40  # below, held-out neighbours say nothing
 K = 10
+HEAVY = 0.5  # of a float32 vector; what `ragq eval` calls heavy, too
 
 
 @dataclass(frozen=True)
@@ -38,11 +43,17 @@ class Candidate:
         Bytes a vector.
     recall : float
         Tie-aware Recall@10 against exact search, of held-out queries in the sample.
+    shared_bytes : float
+        Codebooks, rotations and the like, divided by the vectors that the index will hold.
+    heavy : bool
+        Whether `shared_bytes` outweigh half a float32 vector.
     """
 
     spec: str
     code_bytes: int
     recall: float
+    shared_bytes: float
+    heavy: bool
 
 
 @dataclass(frozen=True)
@@ -56,7 +67,7 @@ class Suggestion:
     reason : str
         Why, in a sentence.
     table : tuple of Candidate
-        All that were tried, best first.
+        All that were tried, best first, heavy ones last.
     """
 
     spec: str
@@ -64,7 +75,9 @@ class Suggestion:
     table: tuple[Candidate, ...]
 
 
-def suggest(x: ArrayLike, budget: int, queries: ArrayLike | None = None, *, seed: int = 0) -> Suggestion:
+def suggest(
+    x: ArrayLike, budget: int, queries: ArrayLike | None = None, *, count: int | None = None, seed: int = 0
+) -> Suggestion:
     """Choose the codec for embeddings and a budget.
 
     Parameters
@@ -75,6 +88,8 @@ def suggest(x: ArrayLike, budget: int, queries: ArrayLike | None = None, *, seed
         Bytes a vector, side floats included.
     queries : array_like of float, shape (n_queries, dim), optional
         Query embeddings. Without them, documents that are held out of the sample ask.
+    count : int, optional
+        Vectors that the index will hold; as many as in the sample when None.
     seed : int
         Draws the sample.
 
@@ -84,6 +99,7 @@ def suggest(x: ArrayLike, budget: int, queries: ArrayLike | None = None, *, seed
     """
     rows = check_embeddings(x)
     check_int(budget, "budget", 1)
+    count = len(rows) if count is None else check_int(count, "count", 1)
     dim = rows.shape[1]
     order = np.random.default_rng(seed).permutation(len(rows))[: SAMPLE_ROWS + HELD_OUT]
     if queries is None:
@@ -96,8 +112,8 @@ def suggest(x: ArrayLike, budget: int, queries: ArrayLike | None = None, *, seed
         spec = max(specs, key=lambda each: from_spec(each).code_size_at(dim))
         return Suggestion(spec, f"{spec} is the finest code within {budget} bytes; too few rows to try others.", ())
     exact = asked @ rows.T
-    table = [trial(from_spec(spec), rows, asked, exact, seed) for spec in specs]
-    table.sort(key=lambda row: (-row.recall, row.code_bytes))
+    table = [trial(from_spec(spec), rows, asked, exact, count, seed) for spec in specs]
+    table.sort(key=lambda row: (row.heavy, -row.recall, row.code_bytes))
     return Suggestion(
         table[0].spec,
         reason(table, budget, f"{len(asked)} {'queries' if queries is not None else 'held-out documents'}", len(rows)),
@@ -134,21 +150,27 @@ def fits(spec: str, dim: int, budget: int, rows: int) -> bool:
         return False
 
 
-def trial(compressor: Compressor, rows: Floats, queries: Floats, exact: Floats, seed: int) -> Candidate:
-    """Fit one candidate and measure it; `exact` holds the true scores (n_queries, n)."""
+def trial(compressor: Compressor, rows: Floats, queries: Floats, exact: Floats, count: int, seed: int) -> Candidate:
+    """Fit one candidate and measure it; `exact` holds the true scores (n_queries, n), `count` rows share its state."""
     compressor.fit(rows, seed=seed)
+    shared = sum(array.nbytes for array in compressor.state.values()) / count
     scores = queries @ compressor.decode(compressor.encode(rows)).T  # what its scorer would give, by one product
     k = min(K, len(rows))
     kth = -np.partition(-exact, k - 1, axis=1)[:, k - 1 : k]
     found = np.argpartition(-scores, k - 1, axis=1)[:, :k]
     hits = np.take_along_axis(exact, found, axis=1) >= kth - 1e-6
-    return Candidate(compressor.spec, compressor.code_size, float(hits.mean()))
+    heavy = shared > HEAVY * rows.itemsize * rows.shape[1]
+    return Candidate(compressor.spec, compressor.code_size, float(hits.mean()), shared, heavy)
 
 
 def reason(table: list[Candidate], budget: int, asked: str, n: int) -> str:
     """Say why the first of the table was chosen."""
     best = table[0]
-    text = f"{best.spec} ({best.code_bytes} bytes) returns {best.recall:.1%} of the exact top {K} of {asked} among {n}"
-    if len(table) > 1:
+    size = f"{best.code_bytes} bytes, and {best.shared_bytes:.0f} of what all vectors share"
+    text = f"{best.spec} ({size}) returns {best.recall:.1%} of the exact top {K} of {asked} among {n}"
+    if len(table) > 1 and not table[1].heavy:
         text += f"; next within {budget} bytes: {table[1].spec} {table[1].recall:.1%}"
+    heavy = [f"{row.spec} ({row.shared_bytes:.0f} bytes a vector)" for row in table[1:] if row.heavy]
+    if heavy:
+        text += f"; passed over, as its codebooks outweigh half of float32: {', '.join(heavy)}"
     return text + "."

@@ -130,7 +130,7 @@ class VPQ(Quantizer):
         spread, words = self._fit_clusters(rows, variances, axes, rng)
         falling = np.argsort(-spread, kind="stable")
         rates = water_fill(spread[falling], (self.m - len(words)) * self.bits)
-        kept = (rates > 0) | words.any(axis=(0, 1))[falling]
+        kept = (rates > 0) | (np.abs(words).max(axis=(0, 1), initial=0) > 0)[falling]
         kept[: self.groups] = True
         groups = deal(rates[kept], self.groups)
         order = falling[kept][np.concatenate(groups)]

@@ -119,5 +119,6 @@ def pick(documents: NDArray[np.float32], budget: int, *, metric: str = "cosine",
 
     rows = np.sort(np.random.default_rng(seed).choice(len(documents), min(SAMPLE, len(documents)), replace=False))
     sample = np.ascontiguousarray(documents[rows], np.float32)
-    choice = suggest(normalized(sample) if metric == "cosine" else sample, budget, seed=seed)
+    x = normalized(sample) if metric == "cosine" else sample
+    choice = suggest(x, budget, count=len(documents), seed=seed)
     return choice.spec, choice.reason

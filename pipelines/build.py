@@ -342,7 +342,7 @@ class Build:
         if self.recipe.budget is not None:
             from ragq.compressors.suggest import suggest
 
-            suggestion = suggest(x, self.recipe.budget, seed=self.recipe.seed)
+            suggestion = suggest(x, self.recipe.budget, count=feed.rows, seed=self.recipe.seed)
             spec, choice = suggestion.spec, suggestion.reason
         self.progress("fit", 0, 1)
         compressor = from_spec(spec).fit(x if n else np.zeros((1, feed.dim), np.float32), seed=self.recipe.seed)

@@ -9,7 +9,7 @@ import pytest
 
 from ragq.compressors import from_spec
 from ragq.compressors.scorers import factor
-from ragq.compressors.suggest import suggest
+from ragq.compressors.suggest import candidates, suggest
 from ragq.compressors.vpq import OWN_QUERIES, deal, principal_axes, query_aware_factor, water_fill
 from ragq.compressors.vtq import VTQ, least_squares
 from ragq.errors import InvalidArgumentError
@@ -136,11 +136,35 @@ def test_suggest_returns_the_best_of_its_table() -> None:
     x = embeddings(400, DIM, seed=25)
     choice = suggest(x, 12)
     assert choice.spec == choice.table[0].spec
-    assert choice.table[0].recall == max(row.recall for row in choice.table)
+    assert choice.table[0].recall == max(row.recall for row in choice.table if not row.heavy)
     assert all(row.code_bytes <= 12 for row in choice.table)
     assert len(choice.table) >= 4
     assert choice.spec in choice.reason
     assert "80 held-out documents" in choice.reason
+
+
+def test_suggest_tries_both_kinds_of_balanced_codebooks_where_they_can_work() -> None:
+    for budget in (24, 96):
+        assert {f"VTQ{budget}", f"VPQ{budget}", "SAQ"} <= {
+            "SAQ" if spec.startswith("SAQ") else spec for spec in candidates(384, budget, 10_000)
+        }
+    assert not {"VTQ24", "VPQ24"} & set(candidates(384, 24, 255))  # fewer rows than codewords
+
+
+def test_suggest_passes_over_codebooks_that_outweigh_the_vectors() -> None:
+    x = embeddings(400, DIM, seed=25)
+    few, many = suggest(x, 6), suggest(x, 6, count=1_000_000)
+    heavy = [row for row in few.table if row.heavy]
+    assert heavy
+    assert all(row.shared_bytes > 2 * DIM for row in heavy)  # half of float32
+    assert list(few.table[-len(heavy) :]) == heavy
+    assert not few.table[0].heavy
+    assert heavy[0].spec in few.reason
+    assert max(row.shared_bytes for row in few.table) == pytest.approx(
+        max(row.shared_bytes for row in many.table) * 1_000_000 / 400
+    )
+    assert not any(row.heavy for row in many.table)
+    assert many.table[0].recall >= few.table[0].recall
 
 
 def test_suggest_asks_the_queries_that_it_is_given() -> None:
