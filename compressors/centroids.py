@@ -31,7 +31,7 @@ from ragq.tokens import TokenEmbeddings
 
 __all__ = ["CENTROIDS", "CentroidScorer"]
 
-ROWS_PER_CENTROID = 40
+ROWS_PER_CENTROID = 24
 ITERATIONS = 5
 
 
