@@ -47,4 +47,6 @@ def repair(index: Path, yes: bool, salvage: Path | None, as_json: bool) -> None:
             click.echo(f"         and {more:,} more; --json lists all")
         if action.unknown:
             click.echo(f"         and {action.unknown:,} whose ids cannot be read")
+    if done.applied and salvage is not None and salvage.exists():
+        click.echo(f"Add what was salvaged again: ragq add {index} {salvage}")
     click.echo("Done." if done.applied else "Nothing was changed. Do it with --yes.")

@@ -16,6 +16,7 @@ from urllib.parse import urlsplit
 from ragq.embedders import Embedder, load_embedder
 from ragq.pipelines.serving.app import make_app
 from ragq.pipelines.serving.limits import Limits
+from ragq.pipelines.serving.replica import Replica
 from ragq.pipelines.serving.server import LOOPBACK, listening, make_server, run
 from ragq.pipelines.serving.service import Service
 from ragq.pipelines.serving.workers import LocalWorker, Worker
@@ -63,6 +64,19 @@ class Client:
         """The server's counters, by name with labels."""
         lines = self("GET", "/metrics").body.decode().splitlines()
         return {(p := line.rpartition(" "))[0]: float(p[2]) for line in lines if not line.startswith("#")}
+
+
+class Direct:
+    """A replica in this process, without lanes."""
+
+    def __init__(self, path: str) -> None:
+        self.replica = Replica(path, 1)
+
+    async def call(self, method: str, *arguments: Any) -> Any:
+        return getattr(self.replica, method)(*arguments)
+
+    def stop(self) -> None:
+        pass
 
 
 @contextmanager

@@ -46,6 +46,8 @@ class Limits:
         Bytes of text in one answer.
     waiting : int
         Queries that may wait for their turn; more get 429.
+    filters : int
+        Requests that may wait for the evaluation of a filter; more get 429.
     batch : int
         Queries that are scanned together.
     connections : int
@@ -63,6 +65,7 @@ class Limits:
     conditions: int = 256
     answer: int = 64 << 20
     waiting: int = 1024
+    filters: int = 64
     batch: int = 64
     connections: int = 1024
     header_seconds: float = 5.0

@@ -26,7 +26,7 @@ from ragq.snapshot import Snapshot
 from ragq.tokens import TokenEmbeddings
 from ragq.transaction import RETIRED
 
-__all__ = ["Group", "Replica"]
+__all__ = ["Group", "Replica", "kept_filters"]
 
 TOO_LARGE = "The answer is larger than this server sends at once. Ask for less."
 IDS_AT_ONCE = 32
@@ -60,8 +60,7 @@ class Part:
         self.view, self.threads = open_view(snapshot), threads
         self._masks: OrderedDict[str, Masks] = OrderedDict()
         self._lock = threading.Lock()
-        rows = sum(shard.rows for shard in snapshot.shards)
-        self._most = max(2, MASK_BYTES // max(1, rows // 8))
+        self._most = 2 * kept_filters(sum(shard.rows for shard in snapshot.shards))
 
     def masks(self, where: str | None) -> Masks:
         """Return a bitset a shard; those of a filter are kept for a while."""
@@ -169,6 +168,11 @@ class Replica:
             if most < 0:
                 raise InvalidArgumentError(TOO_LARGE)
         return found
+
+
+def kept_filters(rows: int) -> int:
+    """Return how many filters of a generation of so many rows the front may take for evaluated; replicas keep twice."""
+    return max(4, MASK_BYTES // 2 // max(1, rows // 8))
 
 
 def open_generation(folder: Path, manifest: Manifest) -> Snapshot:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import json
 import time
-from collections import defaultdict
+from collections import OrderedDict, defaultdict
 from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
@@ -21,9 +21,9 @@ from ragq.errors import InvalidArgumentError, RagqError
 from ragq.pipelines.describe import describe
 from ragq.pipelines.serving.batching import Batcher
 from ragq.pipelines.serving.fleet import Fleet, Generation
-from ragq.pipelines.serving.limits import Limits, UnavailableError, check_filter
+from ragq.pipelines.serving.limits import BusyError, Limits, UnavailableError, check_filter
 from ragq.pipelines.serving.metrics import Metrics
-from ragq.pipelines.serving.replica import Group
+from ragq.pipelines.serving.replica import Group, kept_filters
 from ragq.pipelines.serving.workers import Worker
 from ragq.pipelines.token_view import open_view
 from ragq.retrievers.structures.base import Probe
@@ -79,6 +79,8 @@ class Service:
         self._load_embedder = load_embedder
         self.fleet = Fleet(folder, start_worker, workers, self.metrics, self._open)
         self._embedders: list[tuple[Any, Embedder | None]] = []
+        self._prepared: OrderedDict[tuple[int, str], None] = OrderedDict()  # filters that the replicas have evaluated
+        self._preparing = 0
         self._embedding = ThreadPoolExecutor(1, "ragq-embed")
         self._scans: Batcher[Question, tuple[list[int], list[float], Hits]] = Batcher(
             self._scan, limits.batch, limits.waiting, slots=2
@@ -135,13 +137,29 @@ class Service:
             key = None
             if where:
                 key = json.dumps(where, sort_keys=True)
-                await self.fleet.prepare(generation, key)
+                await self._prepare(generation, key)
             answers = await self._scans([Question(row, k, key, probe, generation) for row in x])
             number = generation.manifest.generation
         hits = [
             [hit | {"score": score} for hit, score in zip(found, scores, strict=True)] for _, scores, found in answers
         ]
         return number, time.perf_counter() - started, hits
+
+    async def _prepare(self, generation: Generation, where: str) -> None:
+        """Let the replicas evaluate a filter, unless they did; what is known waits for no new one."""
+        known = (generation.token, where)
+        if known not in self._prepared:
+            if self._preparing >= self.limits.filters:
+                raise BusyError(f"{self._preparing} filters wait already. Try again in a moment.")
+            self._preparing += 1
+            try:
+                await self.fleet.prepare(generation, where)
+            finally:
+                self._preparing -= 1
+        self._prepared[known] = None
+        self._prepared.move_to_end(known)
+        while len(self._prepared) > kept_filters(sum(shard.rows for shard in generation.manifest.shards)):
+            self._prepared.popitem(last=False)
 
     async def get(self, ids: Sequence[str]) -> tuple[int, list[dict[str, Any]]]:
         """Return the generation that answered, and documents by id."""

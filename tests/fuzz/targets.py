@@ -320,23 +320,11 @@ def bodies(folder: Path) -> Check:
     from ragq.embedders import load_embedder
     from ragq.pipelines.serving.app import make_app
     from ragq.pipelines.serving.limits import Limits
-    from ragq.pipelines.serving.replica import Replica
     from ragq.pipelines.serving.service import Service
+    from tests.serving import Direct
 
     path = folder / "index"
     ragq.build(documents(40), path, model=words_model, shard_rows=15, codec="INT8").close()
-
-    class Direct:
-        """A replica in this process."""
-
-        def __init__(self) -> None:
-            self.replica = Replica(str(path), 1)
-
-        async def call(self, method: str, *arguments: Any) -> Any:
-            return getattr(self.replica, method)(*arguments)
-
-        def stop(self) -> None:
-            pass
 
     limits = Limits(body=50_000, k=100, queries=16, text=1000, ids=20, conditions=50)
     good: list[tuple[str, Any]] = [
@@ -372,7 +360,7 @@ def bodies(folder: Path) -> Check:
         nonlocal runner, app
         if runner is None:  # in the child, after the fork
             runner = asyncio.Runner()
-            service = Service(path, Direct, 2, lambda _: load_embedder(words_model), limits)
+            service = Service(path, lambda: Direct(str(path)), 2, lambda _: load_embedder(words_model), limits)
             app = make_app(service, hosts={"localhost"})
             runner.run(service.start())
             headers = [(b"host", b"localhost"), (b"content-type", b"application/json")]

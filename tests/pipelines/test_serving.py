@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import dataclasses
+import functools
 import json
 import os
 import re
@@ -23,16 +24,19 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 import ragq
+from ragq.embedders import load_embedder
 from ragq.errors import InvalidArgumentError, StorageError
 from ragq.pipelines.serving.app import finite
 from ragq.pipelines.serving.batching import Batcher
 from ragq.pipelines.serving.fleet import cut
 from ragq.pipelines.serving.limits import BusyError, Limits
 from ragq.pipelines.serving.server import serve
+from ragq.pipelines.serving.service import Service
+from ragq.retrievers.structures.base import Probe
 from ragq.tokens import TokenEmbeddings
 from tests.eval.test_report import FLAGS
 from tests.indexes import documents, expected_files, make, on_disk, words_model
-from tests.serving import JSON, Client, serving
+from tests.serving import JSON, Client, Direct, serving
 
 TOKEN = "a token of many letters"
 QUERIES = [f"text {i} of {i % 3}" for i in range(48)]
@@ -310,6 +314,47 @@ def test_a_busy_server_answers_429(index: ragq.Index) -> None:
         answer = client.post("/v1/search/batch", body)
         assert (answer.status, answer.headers["retry-after"]) == (429, "1")
         assert client.post("/v1/search", {"query": "text", "k": 1}).status == 200
+
+
+def test_new_filters_wait_and_known_ones_do_not(index: ragq.Index) -> None:
+    class Slow(Direct):
+        """A replica in this process whose filters take their time."""
+
+        def __init__(self) -> None:
+            super().__init__(str(index.path))
+            self.gate, self.prepared = asyncio.Event(), 0
+
+        async def call(self, method: str, *arguments: Any) -> Any:
+            if method == "prepare":
+                self.prepared += 1
+                await self.gate.wait()
+            return await super().call(method, *arguments)
+
+    async def main() -> None:
+        workers: list[Slow] = []
+
+        def start() -> Slow:
+            workers.append(Slow())
+            return workers[-1]
+
+        limits = Limits(filters=2)
+        service = Service(index.path, start, 1, lambda _: load_embedder(words_model), limits)
+        await service.start()
+        ask = functools.partial(service.search, ["text"], None, 3)
+        workers[0].gate.set()
+        known = (await ask({"lang": "en"}, Probe()))[2]
+        workers[0].gate.clear()
+        slow = [asyncio.create_task(ask({"n": {"$gt": i}}, Probe())) for i in range(2)]
+        await asyncio.sleep(0.05)
+        with pytest.raises(BusyError, match="2 filters wait"):
+            await ask({"n": 3}, Probe())
+        assert (await ask({"lang": "en"}, Probe()))[2] == known
+        assert (await ask(None, Probe()))[2] and workers[0].prepared == 3
+        workers[0].gate.set()
+        assert all(hits for _, _, hits in await asyncio.gather(*slow))
+        await service.stop()
+
+    asyncio.run(main())
 
 
 @settings(max_examples=60, deadline=None)
