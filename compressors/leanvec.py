@@ -1,7 +1,7 @@
 """LeanVec: fewer dimensions, chosen for the inner products with the queries.
 
 Tepper et al., "LeanVec: searching vectors faster by making them fit", arXiv 2312.16335. Queries and documents get maps
-of their own to `d` dimensions, ``<q, x> ~ <q, mean> + <A'q, B'(x - mean)>``, so as to minimise (their equation 3)
+of their own to `d` dimensions, ``<q, x> ~ <q, mean> + <A'q, B'(x - mean)>``, so as to minimise (LeanVec-OOD)
 
     |Q (A B' - I) X'|^2 = tr(K_Q (A B' - I) K_X (A B' - I)'),    K_Q = Q'Q,  K_X = X'X.
 

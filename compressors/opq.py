@@ -1,8 +1,8 @@
 """Optimised product quantization: a rotation that makes product quantization err least.
 
 ``min over R, C of sum |R'x - pq(R'x)|^2``. It starts from the principal axes, dealt to the M parts so that the
-products of their variances are balanced (section 4, "OPQ-P"), then takes turns (section 3, "OPQ-NP"): with the rotation
-fixed, one round of k-means in every part; with the codes fixed, the rotation ``R = U V'`` of the singular value
+products of their variances are balanced (the parametric solution, "OPQ-P"), then takes turns ("OPQ-NP"): with the
+rotation fixed, one round of k-means in every part; with the codes fixed, the rotation ``R = U V'`` of the singular value
 decomposition ``X'Y = U S V'`` (orthogonal Procrustes), `Y` being the decoded ``R'x``.
 
 Ge, He, Ke and Sun, "Optimized product quantization", TPAMI 2014.
@@ -99,7 +99,7 @@ def balance(variances: np.ndarray[Any, Any], widths: np.ndarray[Any, Any]) -> li
     """Deal dimensions to parts of the given widths so that the products of their variances come out alike.
 
     Each dimension, the largest variance first, goes to the part with the smallest product that still has room
-    (Ge et al. 2014, section 4.2).
+    (Ge et al. 2014, eigenvalue allocation).
     """
     parts: list[list[int]] = [[] for _ in widths]
     logs = np.log(np.maximum(variances, variances.max() * 1e-12 + 1e-300))

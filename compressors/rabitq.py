@@ -5,7 +5,7 @@ al., "Practical and asymptotically optimal quantization of high-dimensional vect
 
 With ``r = P (x - mean)``, the code of `b` bits a dimension is the vector `v` of half-integers ``code + (1 - 2^b) / 2``
 with the highest cosine with `r`, up to its sign and length. All candidates are roundings of ``t r`` for some `t > 0`
-(extended RaBitQ, section 4.1). Their algorithm sweeps every critical `t`; here a grid about the value that is best on
+(extended RaBitQ). Their algorithm sweeps every critical `t`; here a grid about the value that is best on
 average stands in for the sweep, and one pass of code adjustment moves single coordinates to where the cosine still
 rises (SAQ, arXiv 2509.12086): the same cosines to three digits, a row a SIMD lane. One bit needs neither: the code is
 the signs.
@@ -18,6 +18,9 @@ is unbiased over the choice of `P`, and with ``rho = cos(r, v)`` its error is at
 
 with a probability that grows with `e`: 94 % at ``e = 1.9``. `RBQ.error_bound` gives it where the codes store the
 row's part of it (option `bound`).
+
+The papers centre every inverted list on its own centroid. Here all rows are centred on the mean, as an inverted file of
+ragq sorts the codes of the index and does not code residuals.
 
 Bytes per vector: ``b ceil(dim / 8) + 2``, 2 more with `bound`.
 """

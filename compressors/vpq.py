@@ -10,8 +10,8 @@ Per fit, with `S` the covariance of the embeddings and ``S = V diag(s) V'``:
    ``r_i = max(0, log2(s_i^(3/2) / level) / 2)``, the level such that the rates add up to the bits of the code.
    Coordinates of rate 0 are dropped.
 3. The others are dealt, the highest rate first, each to the sub-quantizer with the least rate so far: all carry the
-   same share, in whatever number of coordinates that takes (Ge et al., "Optimized product quantization", TPAMI 2014,
-   section 4, deals equal numbers).
+   same share, in whatever number of coordinates that takes (the eigenvalue allocation of Ge et al., "Optimized product
+   quantization", TPAMI 2014, deals equal numbers).
 4. k-means in each.
 
 Per vector, ``x^ = mean + f z^``, `z^` being the decoded ``z = x - mean``. The factor `f` makes ``f <q, z^>`` the best
