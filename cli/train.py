@@ -28,7 +28,7 @@ from ragq.cli.options import echo_json, given, json_option, model_options
 @click.option(
     "--make",
     metavar="KIND,...",
-    help="Queries made of the documents: titles, sentences, generated, transplanted, documents.",
+    help="Queries made of the documents: titles, sentences, generated, transplanted, documents; or none.",
 )
 @click.option("--generator", metavar="MODEL", help="Text2text model that asks questions, for --make generated.")
 @click.option("--teacher", metavar="MODEL", help="Cross encoder that judges documents beside the dense scores.")
@@ -70,7 +70,7 @@ def train(source: str, out: Path, make: str | None, as_json: bool, **options: An
         trained = run(
             source,
             out,
-            make=None if make is None else [kind.strip() for kind in make.split(",")],
+            make=None if make is None else [kind.strip() for kind in make.split(",") if kind.strip() != "none"],
             model=loading.pop("model"),
             model_options=given(**loading),
             log=show,
