@@ -242,7 +242,7 @@ class Fleet:
                                 await worker.call("open", *arguments)
                     self._workers[number] = worker
                 break
-            except RagqError as error:
+            except (RagqError, OSError) as error:
                 logger.warning("replica %d cannot be started: %s", number, error)
                 if worker is not None:
                     await asyncio.to_thread(worker.stop)
