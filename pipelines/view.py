@@ -55,11 +55,21 @@ class View:
         """BM25 over the passages; built when it is first needed, held in memory."""
         return Lexical(self.snapshot)
 
+    @cached_property
+    def live(self) -> Masks:
+        """The masks of a search without a filter; always the same list."""
+        return [shard.live_mask for shard in self.snapshot.shards]
+
+    @cached_property
+    def rows(self) -> int:
+        """Live passages."""
+        return self.manifest.rows
+
     def masks(self, where: Where | None) -> Masks:
         """Return a bitset a shard of what may be returned: not deleted, and matched by the filter."""
         shards = self.snapshot.shards
         if where is None:
-            return [shard.live_mask for shard in shards]
+            return self.live
         matches = matching_rows(shards, where)
         live = [
             rows if shard.deleted is None else rows & ~shard.deleted
@@ -106,7 +116,7 @@ class View:
             raise InvalidArgumentError("'candidates' belongs to the first stage of a multi-vector index.")
         if self.manifest.normalize:
             queries = normalized(queries)
-        most = min(k, max(1, self.manifest.rows))
+        most = min(k, max(1, self.rows))
         if self.searcher is not None and not probe.exact:
             prepared = Prepared(self.compressor, queries, self.score_metric)
             return self.searcher.search(prepared, most, masks, probe, threads)

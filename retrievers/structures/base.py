@@ -147,6 +147,11 @@ class Coverage:
             [0 if i is None else first[i] - start for i, start in zip(self.shards, self.starts, strict=False)], np.int64
         )
 
+    @cached_property
+    def moved(self) -> bool:
+        """Whether rows have other numbers in the snapshot."""
+        return bool(self.shifts.any())
+
     @property
     def rows(self) -> int:
         """Rows of the structure."""
@@ -163,6 +168,8 @@ class Coverage:
 
     def current(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the numbers that rows of the structure have in the snapshot; -1 stays."""
+        if not self.moved:
+            return rows
         owner = np.maximum(np.searchsorted(self.starts, rows, "right") - 1, 0)
         return np.where(rows >= 0, rows + self.shifts[owner], -1)
 

@@ -77,7 +77,8 @@ class Searcher:
         self.coverage = Coverage(snapshot, described)
         self.ranker = Ranker(snapshot.shards)
         self.structure = load_structure(snapshot, described, self.coverage, self.ranker, metric)
-        self._live: Allowed | None = None
+        self._live: Allowed | None = None  # what a search without a filter lets through
+        self._known: Masks | None = None  # the masks of one
 
     def search(self, prepared: Prepared, k: int, masks: Masks, probe: Probe, threads: int | None = None) -> Found:
         """Return the best `k` rows of the snapshot; see `ragq.retrievers.scan.scan` for what comes out."""
@@ -114,10 +115,12 @@ class Searcher:
 
     def _allowed(self, masks: Masks) -> Allowed:
         """Return the rows that masks let through; those of a search without a filter are kept."""
+        if masks is self._known and self._live is not None:
+            return self._live
         if any(mask is not shard.live_mask for mask, shard in zip(masks, self.snapshot.shards, strict=True)):
             return self.coverage.allowed(masks)
         if self._live is None:
-            self._live = self.coverage.allowed(masks)
+            self._known, self._live = masks, self.coverage.allowed(masks)
         return self._live
 
     def _numbered(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:

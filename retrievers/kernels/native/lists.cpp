@@ -11,7 +11,6 @@ namespace {
 
 constexpr int64_t kTies = 8;         // rows beyond k that are kept, since places do not come in row order
 constexpr double kSpread = 4;        // standard deviations of rounding errors that rule a row out
-constexpr int64_t kPrefetchBytes = 8192;
 constexpr int64_t kFirstLists = 4;   // of each query, scanned before all others: they set the bar
 constexpr int64_t kFewQueries = 4;   // up to which grouping by list does not pay
 
@@ -88,10 +87,7 @@ class ListScan {
   private:
     void scan_lists(int64_t query, int64_t from, int64_t to) {
         const int64_t* probed = lists_.probed + query * lists_.nprobe;
-        for (int64_t i = from; i < to; ++i) {
-            if (i + 1 < lists_.nprobe) prefetch(probed[i + 1]);
-            scan(query, probed[i]);
-        }
+        for (int64_t i = from; i < to; ++i) scan(query, probed[i]);
     }
 
     // What is left, list by list: the codes of a list stay in cache from one query to the next.
@@ -101,18 +97,7 @@ class ListScan {
             for (int64_t i = kFirstLists; i < lists_.nprobe; ++i)
                 pairs.emplace_back(lists_.probed[query * lists_.nprobe + i], query);
         std::sort(pairs.begin(), pairs.end());
-        for (size_t i = 0; i < pairs.size(); ++i) {
-            const auto [list, query] = pairs[i];
-            if (i + 1 < pairs.size() && pairs[i + 1].first != list) prefetch(pairs[i + 1].first);
-            scan(query, list);
-        }
-    }
-
-    // Ask for the codes of the next list: the hardware does not foresee where it begins.
-    void prefetch(int64_t list) const {
-        const int64_t first = lists_.offsets[list] * codes_.pairs, stop = lists_.offsets[list + 1] * codes_.pairs;
-        for (int64_t at = first; at < std::min(stop, first + kPrefetchBytes); at += 64)
-            __builtin_prefetch(codes_.high + at);
+        for (const auto& [list, query] : pairs) scan(query, list);
     }
 
     void scan(int64_t query, int64_t list) {
