@@ -19,6 +19,13 @@ WIDTH = 150  # of tables that do not go to a terminal
 @click.command("eval")
 @click.argument("datasets", nargs=-1, metavar="DATASET...")
 @click.option("--codec", "codecs", multiple=True, metavar="SPEC", help="A spec to measure; repeat for several.")
+@click.option(
+    "--multi-vector",
+    "multi_vector",
+    multiple=True,
+    metavar="SPEC",
+    help="A multi-vector index to measure, 'POOL32,PQ32x8 after MUVERA(20,4,8),PQ256x8'; repeat for several.",
+)
 @click.option("--budget", metavar="BYTES,...", help="Code bytes a vector; without --codec, codecs that fit are tried.")
 @click.option("--pick", is_flag=True, help="Measure only what 'ragq index --budget' would choose.")
 @click.option("--embeddings", metavar="NAME", help="Ready corpus.NAME.npy and queries.NAME.npy beside corpus.jsonl.")
@@ -41,6 +48,7 @@ WIDTH = 150  # of tables that do not go to a terminal
 def eval_command(
     datasets: tuple[str, ...],
     codecs: tuple[str, ...],
+    multi_vector: tuple[str, ...],
     budget: str | None,
     pick: bool,
     preset: str | None,
@@ -61,6 +69,7 @@ def eval_command(
     ragq eval beir/scifact beir/cranfield --embeddings minilm --budget 384,192,96,48,24 --out report/
     ragq eval beir/scifact --embeddings minilm --budget 48 --pick
     ragq eval beir/scifact --embeddings minilm --preset rag-storage --out study/
+    ragq eval beir/scifact --multi-vector "POOL9%,PQ64x8 after CENTROIDS1024"
     ragq eval --stress 6 --codec INT8 --codec INT4 --codec BIN
     """
     from ragq.eval.candidates import parse_budgets
@@ -78,6 +87,7 @@ def eval_command(
         raise click.UsageError("Give at least one DATASET, such as a BEIR folder or mteb:SciFact.")
     names = ("model", "device", "backend", "batch_size")
     model = {name: options.pop(name) for name in names}
+    embeds = given(**model)
     measured = {name: options.pop(name) for name in ("measure", "metric", "seed")}
     data = load_data(
         datasets,
@@ -90,7 +100,7 @@ def eval_command(
         data,
         codecs,
         budgets,
-        more=extra_systems(data[0][1].dim, preset, compare),
+        more=[*extra_systems(data[0][1].dim, preset, compare), *late_interaction(multi_vector, data, embeds)],
         picking=pick,
         out=out,
         tick=None if as_json else lambda result, kept: click.echo(line(result, kept, measured["measure"]), err=True),
@@ -110,6 +120,18 @@ def eval_command(
     if failed:
         first = failed[0]
         raise click.ClickException(f"{len(failed)} runs failed, first {first.spec} on {first.dataset}: {first.error}")
+
+
+def late_interaction(specs: tuple[str, ...], data: Any, options: dict[str, Any]) -> list[Any]:
+    """Return the multi-vector systems of a sweep; their tokens are embedded by `options`, once, when there are any."""
+    if not specs:
+        return []
+    from functools import lru_cache
+
+    from ragq.eval.token_systems import token_systems
+    from ragq.token_embedders import load_token_embedder
+
+    return list(token_systems(specs, data, lru_cache(lambda: load_token_embedder(**options))))
 
 
 def show_stress(codecs: tuple[str, ...], dim: int, seed: int, as_json: bool) -> None:

@@ -23,6 +23,9 @@ from ragq.cli.options import echo_json, given, index_argument, json_option, mode
     show_default=True,
     help="The beginning of each passage, all of it, or ids and scores alone.",
 )
+@click.option(
+    "--candidates", type=click.IntRange(1), help="Passages that a first stage hands to MaxSim.  [default: 100]"
+)
 @click.option("--hybrid", is_flag=True, help="Fuse with a search for the question's words (extra 'hybrid').")
 @click.option("--rerank", metavar="MODEL", help="Order the candidates by a cross encoder: its name or folder.")
 @click.option("--select", type=click.Choice(["mmr", "coverage", "unique"]), help="Choose passages that differ.")
@@ -35,6 +38,7 @@ def search(
     k: int,
     where: str | None,
     show: str,
+    candidates: int | None,
     hybrid: bool,
     rerank: str | None,
     select: str | None,
@@ -52,7 +56,7 @@ def search(
     import ragq
 
     opened = ragq.open(index, **given(**options))
-    stages = given(hybrid=hybrid or None, rerank=rerank, select=select, expand=expand)
+    stages = given(candidates=candidates, hybrid=hybrid or None, rerank=rerank, select=select, expand=expand)
     hits = opened.search(query, k=k, where=parse_where(where), **stages)
     if as_json:
         echo_json([dataclasses.asdict(hit) | {"metadata": dict(hit.metadata)} for hit in hits])
