@@ -17,8 +17,9 @@ import numpy as np
 from numpy.typing import NDArray
 
 import ragq
-from ragq.compressors import Chain, from_spec
+from ragq.compressors import Chain
 from ragq.errors import InvalidArgumentError
+from ragq.pipelines.codecs import codec_digest, is_codec_folder, open_codec
 
 __all__ = ["Built", "SpecSystem", "System", "Unbuildable", "index_bytes", "spec_systems"]
 
@@ -90,11 +91,14 @@ class SpecSystem:
     Parameters
     ----------
     spec : str
+        Or the folder of a trained codec, whose name is then its spec and the beginning of its hash.
     """
 
     def __init__(self, spec: str) -> None:
-        compressor = from_spec(spec)
-        self.name = str(compressor)
+        compressor = open_codec(spec)
+        self.codec = self.name = str(compressor)
+        if is_codec_folder(spec):
+            self.codec, self.name = spec, f"{compressor}@{codec_digest(spec)[:8]}"
         quantizer = compressor.quantizer if isinstance(compressor, Chain) else compressor
         letters = re.sub(r"[^A-Za-z].*", "", type(quantizer).__name__)
         self.family = "float" if letters in ("F", "BF") else letters
@@ -104,7 +108,7 @@ class SpecSystem:
         ids = np.arange(len(documents)).astype(str)
         start = time.perf_counter()
         index = ragq.build(
-            out=folder, codec=self.name, embeddings=documents, ids=ids.tolist(), metric=metric, seed=seed
+            out=folder, codec=self.codec, embeddings=documents, ids=ids.tolist(), metric=metric, seed=seed
         )
         seconds = time.perf_counter() - start
 

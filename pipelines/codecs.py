@@ -7,12 +7,13 @@ from pathlib import Path
 import numpy as np
 import safetensors
 import safetensors.numpy
+import xxhash
 
 from ragq.compressors import Compressor, from_spec
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.storage import write_bytes
 
-__all__ = ["is_codec_folder", "load_codec", "open_codec", "save_codec"]
+__all__ = ["codec_digest", "is_codec_folder", "load_codec", "open_codec", "save_codec"]
 
 CODEC = "codec.safetensors"
 MAX_BYTES = 1 << 30  # of a state that somebody else wrote
@@ -58,6 +59,11 @@ def load_codec(folder: str | Path) -> Compressor:
         raise CorruptIndexError(f"{path} names a codec that this ragq does not know: {error}") from None
     except CorruptIndexError as error:
         raise CorruptIndexError(f"{path}: {error}") from None
+
+
+def codec_digest(folder: str | Path) -> str:
+    """Return the hash of the codec in a folder."""
+    return xxhash.xxh3_128_hexdigest((Path(folder).expanduser() / CODEC).read_bytes())
 
 
 def open_codec(text: str) -> Compressor:

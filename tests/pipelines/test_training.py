@@ -20,6 +20,7 @@ from ragq.cli import cli
 from ragq.compressors import from_spec
 from ragq.compressors.learned.base import LearnedPQ, query_aware_maps
 from ragq.errors import CorruptIndexError, InvalidArgumentError
+from ragq.eval.systems import SpecSystem
 from ragq.pipelines.codecs import load_codec, save_codec
 from ragq.pipelines.training import losses
 from ragq.pipelines.training.api import train
@@ -534,3 +535,15 @@ def test_the_command_trains_and_the_result_is_used_at_once(x: Floats, queries: F
         cli, ["recode", str(tmp_path / "i"), "--codec", "F16", "--embeddings", str(tmp_path / "x.npy")]
     )
     assert "DistillVQ6(bits=4) -> F16" in done.output
+
+
+def test_a_trained_codec_is_measured_by_its_folder(x: Floats, tmp_path: Path) -> None:
+    (tmp_path / "t").mkdir()
+    codec = from_spec("DistillVQ6(bits=4)").fit(x[:200])
+    save_codec(tmp_path / "t", codec)
+    system = SpecSystem(str(tmp_path / "t"))
+    assert system.name.startswith("DistillVQ6(bits=4)@") and system.family == "DistillVQ"
+    built = system.build(x, tmp_path / "i", metric="cosine", seed=0)
+    assert (
+        built.search(x[:5], 3) == np.argsort(-codec.scorer(x[:5]).score(codec.encode(x)), kind="stable")[:, :3]
+    ).all()
