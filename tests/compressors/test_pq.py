@@ -80,6 +80,16 @@ def test_lloyd_agrees_with_numpy() -> None:
     np.testing.assert_allclose(improved, expected, atol=1e-6)
 
 
+def test_overshooting_reaches_in_10_rounds_what_takes_20_plain_ones() -> None:
+    x = embeddings(4000, 8, seed=12)
+    start = plain = _cpu.seed_centroids(x[:2000], 64, 3)
+    for _ in range(20):
+        plain, _ = _cpu.lloyd(x, plain, 1, 1)
+    improved, _ = _cpu.lloyd(x, start, 10, 1)
+    errors = [_cpu.assign(x, centroids, 1)[1].mean() for centroids in (improved, plain)]
+    assert errors[0] < errors[1]
+
+
 def test_an_empty_cluster_takes_the_farthest_row() -> None:
     x = np.array([[0.0], [0.1], [0.2], [9.0]], np.float32)
     initial = np.array([[0.1], [50.0]], np.float32)  # nobody is near 50
