@@ -41,6 +41,8 @@ def stored_embeddings(index: Index) -> Iterator[NDArray[np.float32]]:
     InvalidArgumentError
         The codes are too coarse to stand for embeddings.
     """
+    if index.manifest.multi_vector is not None:
+        raise InvalidArgumentError(f"{index.path} keeps several vectors a passage; give an index that keeps one.")
     if finest_bits(index.compressor) < FINE:
         raise InvalidArgumentError(
             f"{index.path} keeps only {finest_bits(index.compressor):.1f} bits a dimension ({index.manifest.spec}), "
