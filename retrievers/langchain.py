@@ -118,7 +118,7 @@ class RagqVectorStore(VectorStore):
         first_stage: str | None = None,
     ) -> None:
         self.multi_vector, self.first_stage = multi_vector, first_stage
-        self._embedding = load_token_embedder(embedding) if multi_vector else embedding
+        self._embedding: Any = load_token_embedder(embedding) if multi_vector else embedding
         self.path, self.codec, self.metric = Path(path), codec, metric
         self._index: Index | None = None
         self._lock = threading.Lock()
@@ -238,8 +238,7 @@ class RagqVectorStore(VectorStore):
         **kwargs: Any,
     ) -> RagqVectorStore:
         """Make a store of texts at `path`; see the class for the arguments."""
-        stages = {"multi_vector": multi_vector, "first_stage": first_stage}
-        store = cls(embedding, path, codec=codec, metric=metric, **stages)
+        store = cls(embedding, path, codec=codec, metric=metric, multi_vector=multi_vector, first_stage=first_stage)
         store.add_texts(texts, metadatas, ids=ids)
         return store
 
