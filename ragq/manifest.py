@@ -112,7 +112,7 @@ class StructureEntry:
     Attributes
     ----------
     kind : str
-        ``ivf`` or ``hnsw``.
+        ``ivf``, ``hnsw``, ``sm2graph`` or ``flat``.
     parameters : dict
         JSON values: what it was built with and what was tuned.
     shards : tuple of str

@@ -257,6 +257,11 @@ def test_auto_scans_what_is_small_and_says_so(built: dict[str, Path], tmp_path: 
     body = json.loads(done.output)
     assert body["kind"] == "ivf"
     assert body["bytes"] == sum(file.stat().st_size for file in (path / "structures").iterdir())
+    done = CliRunner().invoke(cli, ["structure", str(path), "none", "--neighbours", "3", "--json"])
+    body = json.loads(done.output)
+    assert (body["kind"], body["parameters"]["neighbours"]) == ("flat", 3) and body["bytes"] > 4 * 3 * N
+    with ragq.open(path) as index:
+        same(index)
 
 
 def test_a_graph_on_signs_refuses_what_signs_do_not_tell_apart(tmp_path: Path) -> None:
