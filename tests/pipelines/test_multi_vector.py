@@ -164,6 +164,23 @@ def test_a_shard_is_as_large_as_its_writer_may_hold(tmp_path: Path, monkeypatch:
     assert len(index) == 28 and index.search("alpha", k=50)[0].text == " ".join(WORDS)
 
 
+def test_long_documents_are_cut_into_passages_and_change_whole(tmp_path: Path) -> None:
+    rng = random.Random(0)
+    corpus = [{"id": f"d{i}", "text": " ".join(rng.choices(WORDS, k=40))} for i in range(4)]
+    index = make_tokens(tmp_path / "index", corpus, chunk_tokens=10, chunk_overlap=2, shard_rows=5)
+    assert index.manifest.rows > 16 and [d.text for d in index] == [d["text"] for d in corpus]
+    hits = index.search("alpha beta", k=1000)
+    assert len(hits) == len({h.id for h in hits}) == index.manifest.rows and {"d3#0", "d3#1"} < {h.id for h in hits}
+    for hit in hits:
+        (score,) = maxsim(tokens(["alpha beta"]), tokens([hit.text]))[0]
+        assert hit.score == pytest.approx(score)
+    index.add([{"id": "d1", "text": "beta"}])
+    index.delete(["d0"])
+    assert index.compact() and len(index) == 3
+    assert {h.document_id for h in index.search("alpha beta", k=1000)} == {"d1", "d2", "d3"}
+    assert [d.text for d in index] == [corpus[2]["text"], corpus[3]["text"], "beta"]
+
+
 # The same calls
 
 
