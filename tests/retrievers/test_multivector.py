@@ -67,15 +67,16 @@ def test_candidates_are_scored_like_all(codec: str, kernel: str, monkeypatch: py
 def test_a_filtered_search_returns_k_whenever_k_documents_qualify(first: str | None) -> None:
     compressor, blocks = fitted("PQ4x4", first)
     queries, live = tokens(8, seed=9), np.zeros(150, bool)
-    live[::7] = True
+    live[1::7] = True
     masks = [pack_mask(live[:70]), None, pack_mask(live[70:])]
     qualify = live & (tokens(150, longest=12).counts > 0)
-    k = int(qualify.sum())
-    scores, rows = search(compressor, queries, blocks, k + 3, masks, candidates=1)
-    for query, found in enumerate(rows):
-        expected = np.flatnonzero(qualify) if queries.counts[query] else []
-        assert sorted(found[found >= 0]) == list(expected)
-    assert (np.isfinite(scores) == (rows >= 0)).all()
+    assert qualify.sum() < live.sum()  # documents without vectors must not take the place of candidates
+    for k in (int(qualify.sum()), int(qualify.sum()) + 3):
+        scores, rows = search(compressor, queries, blocks, k, masks, candidates=1)
+        for query, found in enumerate(rows):
+            expected = np.flatnonzero(qualify) if queries.counts[query] else []
+            assert sorted(found[found >= 0]) == list(expected)
+        assert (np.isfinite(scores) == (rows >= 0)).all()
 
 
 @pytest.mark.parametrize("codec", ["F32", "PQ4x4", "RBQ1"])
