@@ -9,15 +9,18 @@ import numpy as np
 import xxhash
 from numpy.typing import NDArray
 
+from ragq.checks import normalized
 from ragq.errors import InvalidArgumentError
 from ragq.pipelines.training.settings import Settings
 from ragq.pipelines.training.vectors import Vectors
 
-__all__ = ["Margins", "Pools", "TrainingQueries", "split"]
+__all__ = ["Margins", "Pools", "TrainingQueries", "split", "twins"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
 Labels = Mapping[int, Mapping[int, int]]  # query -> document row -> grade
+ALIKE = 0.85  # cosine from which two queries are twins
+MOST_COMPARED = 10_000
 
 
 @dataclass(frozen=True)
@@ -79,6 +82,9 @@ def split(
 ) -> TrainingQueries:
     """Hold out a share of the user's own queries; of the made ones only when there are no others.
 
+    Twins, queries that ask almost the same or have the same relevant documents, stay on one side: the gate would take
+    what was learned by heart for progress.
+
     Parameters
     ----------
     own : ndarray of float32, shape (n, dim)
@@ -103,12 +109,17 @@ def split(
     source = own if len(own) else made
     if len(source) < 2:
         raise InvalidArgumentError(f"Training needs at least 2 queries, of which one validates. Got {len(source)}.")
-    order = np.random.default_rng([seed, 0xA11]).permutation(len(source))
-    count = min(len(source) - 1, max(1, round(held_out * len(source))))
-    out, kept = np.sort(order[:count]), np.sort(order[count:])
+    labels = (labels or {}) if len(own) else {}
+    group = twins(source, labels)
+    order = np.random.default_rng([seed, 0xA11]).permutation(group.max() + 1)
+    sizes, count = np.bincount(group), max(1, round(held_out * len(source)))
+    small = order[sizes[order] <= count]
+    held = np.isin(group, small[: np.searchsorted(sizes[small].cumsum(), count, "right")])
+    if not held.any():  # they are all twins of each other
+        held = np.arange(len(source)) < count
+    out, kept = np.flatnonzero(held), np.flatnonzero(~held)
     if not len(own):
         return TrainingQueries(made[kept], 0, made[out], rows=kept)
-    labels = labels or {}
     return TrainingQueries(
         np.concatenate([own[kept], made]),
         len(kept),
@@ -117,6 +128,36 @@ def split(
         {new: labels[old] for new, old in enumerate(out.tolist()) if old in labels},
         rows=np.concatenate([kept, len(own) + np.arange(len(made))]),
     )
+
+
+def twins(queries: Floats, labels: Labels) -> Rows:
+    """Return the group of each query, (n,): one number for all that are alike or have the same relevant documents.
+
+    Beyond `MOST_COMPARED` queries only the first of them are compared.
+    """
+    parent = np.arange(len(queries))
+
+    def root(i: int) -> int:
+        while parent[i] != i:
+            i = parent[i]
+        return i
+
+    def join(i: int, j: int) -> None:
+        a, b = sorted((root(i), root(j)))
+        parent[b] = a
+
+    compared = normalized(queries[:MOST_COMPARED])
+    for start in range(0, len(compared), 512):
+        close = np.argwhere(compared[start : start + 512] @ compared.T > ALIKE)
+        for i, j in close[close[:, 0] + start < close[:, 1]]:
+            join(start + int(i), int(j))
+    first: dict[frozenset[int], int] = {}
+    for query, grades in labels.items():
+        relevant = frozenset(row for row, grade in grades.items() if grade > 0)
+        if relevant:
+            join(first.setdefault(relevant, query), query)
+    roots = np.array([root(i) for i in range(len(queries))])
+    return np.unique(roots, return_inverse=True)[1]
 
 
 class Pools:

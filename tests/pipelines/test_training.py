@@ -24,7 +24,7 @@ from ragq.eval.systems import SpecSystem
 from ragq.pipelines.codecs import load_codec, save_codec
 from ragq.pipelines.training import losses
 from ragq.pipelines.training.api import train
-from ragq.pipelines.training.data import Pools, TrainingQueries, split
+from ragq.pipelines.training.data import Pools, TrainingQueries, split, twins
 from ragq.pipelines.training.health import reseed, rotation_trick, sinkhorn
 from ragq.pipelines.training.queries import Generator, sentences, titles, transplanted
 from ragq.pipelines.training.reencode import reencode
@@ -373,7 +373,7 @@ def test_the_split_holds_out_real_queries_and_moves_labels_along(x: Floats, quer
     made = queries[:7] * -1
     labels = {i: {i: 1} for i in range(QUERIES)}
     data = split(queries, made, labels, 0.25, 0)
-    assert len(data.validation) == round(0.25 * QUERIES) and data.own == QUERIES - len(data.validation)
+    assert 0 < len(data.validation) < QUERIES and data.own == QUERIES - len(data.validation)
     assert not {row.tobytes() for row in data.queries} & {row.tobytes() for row in data.validation}
     for part, known in ((data.queries, data.labels), (data.validation, data.validation_labels)):
         assert all((queries[next(iter(grades))] == part[i]).all() for i, grades in known.items())
@@ -382,6 +382,22 @@ def test_the_split_holds_out_real_queries_and_moves_labels_along(x: Floats, quer
     assert len(alone.validation) == 2 and alone.own == 0
     with pytest.raises(InvalidArgumentError, match="at least 2 queries"):
         split(queries[:0], made[:1], None, 0.25, 0)
+
+
+def test_twins_stay_on_one_side_of_the_split(x: Floats, queries: Floats) -> None:
+    rng = np.random.default_rng(0)
+    base = normalized(rng.normal(size=(40, 200)).astype(np.float32))
+    asked = np.concatenate([base, normalized(base + 0.01 * base[::-1])])  # each has a twin
+    labels = {0: {7: 1}, 1: {7: 2, 8: 0}, 2: {7: 1, 8: 1}}
+    group = twins(asked, labels)
+    assert (group[:40] == group[40:]).all() and len(
+        set(group.tolist())
+    ) == 39  # 0 and 1 have the same document, 2 another
+    assert group[0] == group[1] != group[2]
+    for seed in range(5):
+        data = split(asked, asked[:0], labels, 0.25, seed)
+        assert (data.queries @ data.validation.T).max() < 0.85
+        assert 16 <= len(data.validation) <= 20
 
 
 def test_pools_hold_the_labelled_and_the_nearest_documents(x: Floats, queries: Floats) -> None:
