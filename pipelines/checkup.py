@@ -134,7 +134,8 @@ def check_structure(snapshot: Snapshot, usable: bool) -> Iterator[Finding]:
         try:
             _ = open_view(snapshot).searcher
         except (CorruptIndexError, IncompatibleIndexError) as error:
-            yield Finding(next(iter(structure.files.values())).name, "structure", None, str(error))
+            name = next((file.name for file in structure.files.values()), MANIFEST)
+            yield Finding(name, "structure", None, str(error))
 
 
 def check_shard(shard: Shard, compressor: Compressor | None) -> Iterator[Finding]:

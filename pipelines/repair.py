@@ -187,7 +187,7 @@ class Plan:
         files = {file.name: file for file in self.manifest.files}
         left = []
         for finding in findings:
-            if finding.part != "manifest" and not self._mend(finding, files[finding.file]):
+            if finding.part != "manifest" and not self._mend(finding, files.get(finding.file)):
                 left.append(finding)
         for finding in left:
             if finding.part == "compressor":
@@ -209,7 +209,9 @@ class Plan:
     def _act(self, what: str, finding: Finding, message: str, ids: tuple[str, ...] = (), unknown: int = 0) -> None:
         self.actions.append(Action(what, finding.part, finding.file, finding.shard, message, ids, unknown))
 
-    def _mend(self, finding: Finding, file: FileEntry) -> bool:
+    def _mend(self, finding: Finding, file: FileEntry | None) -> bool:
+        if file is None:
+            return False
         if file.name in self.mended:
             return True
         try:

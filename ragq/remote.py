@@ -143,7 +143,7 @@ def measure(folder: Path, names: list[str]) -> int:
     store = _stores.get(folder)
     if store is None:
         with storage_errors(folder, "measure the files of"):
-            return sum((folder / name).stat().st_size for name in names)
+            return sum(inside(folder, name).stat().st_size for name in names)
     return sum(size or 0 for size in store.sizes(names).values())
 
 

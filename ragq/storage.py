@@ -143,7 +143,11 @@ def inside(folder: Path, name: str) -> Path:
     path = folder / name
     if not parts or Path(name).is_absolute() or ".." in parts or "\x00" in name or Path(name).as_posix() != name:
         raise CorruptIndexError(f"{folder} names a file outside of itself: {name!r}.")
-    if path.is_symlink() or not path.parent.resolve().is_relative_to(folder.resolve()):
+    try:
+        leads_away = path.is_symlink() or not path.parent.resolve().is_relative_to(folder.resolve())
+    except (OSError, RuntimeError, ValueError):  # a name that no file can have, or links in a circle
+        raise CorruptIndexError(f"{folder} names a file that cannot be: {name[:100]!r}.") from None
+    if leads_away:
         raise CorruptIndexError(f"{path} is a link; an index holds only files of its own.")
     return path
 

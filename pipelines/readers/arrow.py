@@ -97,7 +97,7 @@ def is_vector(kind: pa.DataType) -> bool:
 def _readable(path: Path) -> Iterator[None]:
     try:
         yield
-    except (pa.ArrowException, OSError, UnicodeDecodeError) as error:
+    except (pa.ArrowException, OSError, UnicodeDecodeError, KeyError) as error:
         reason = (str(error).strip().splitlines() or ["unreadable"])[0]
         kind = "Parquet" if path.suffix == ".parquet" else "Arrow"
         raise InvalidArgumentError(f"{path} cannot be read as {kind}: {reason[:200]}") from error

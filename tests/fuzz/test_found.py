@@ -13,8 +13,10 @@ import ragq
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.filters import check_where
 from ragq.layouts import Layout
-from ragq.manifest import MANIFEST, Manifest
+from ragq.manifest import MANIFEST, Manifest, StructureEntry
+from ragq.pipelines.checkup import checkup
 from ragq.pipelines.readers import open_embeddings, read
+from ragq.pipelines.repair import repair
 from ragq.shards import IDS_SCHEMA, write_batch
 from ragq.storage import write_bytes
 from tests.indexes import make
@@ -31,6 +33,37 @@ def test_a_lookup_that_is_not_sorted_is_corrupt(tmp_path: Path) -> None:
     write_bytes(path / MANIFEST, replace(manifest, shards=(replace(shard, ids=entry),)).dump())
     with ragq.open(path) as index, pytest.raises(CorruptIndexError, match="is not sorted"):
         index.get(["d0", "d1"])
+
+
+def renamed(path: Path, name: str) -> None:
+    manifest = Manifest.load(path / MANIFEST, (path / MANIFEST).read_bytes())
+    shard = manifest.shards[0]
+    entry = replace(shard, docs=replace(shard.docs, name=name))
+    write_bytes(path / MANIFEST, replace(manifest, shards=(entry,)).dump())
+
+
+@pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "a\0b", "x" * 5000, "shards/" + "x/" * 3000 + "y"])
+def test_names_that_cannot_be_are_corrupt_wherever_they_are_used(tmp_path: Path, name: str) -> None:
+    (tmp_path / "outside").write_text("x")
+    path = tmp_path / "index"
+    make(path, 6).close()
+    renamed(path, name)
+    with ragq.open(path) as index:
+        for use in (index.info, index.verify, lambda: list(index)):
+            with pytest.raises(CorruptIndexError):
+                use()
+    assert [finding.part for finding in checkup(path)] == ["docs"]
+
+
+def test_a_structure_without_files_is_found(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    make(path, 6).close()
+    manifest = Manifest.load(path / MANIFEST, (path / MANIFEST).read_bytes())
+    structure = StructureEntry("ivf", {}, (manifest.shards[0].id,), (6,), {})
+    write_bytes(path / MANIFEST, replace(manifest, structure=structure).dump())
+    assert [finding.part for finding in checkup(path)] == ["structure"]
+    repair(path, apply=True)
+    assert checkup(path) == []
 
 
 @pytest.mark.parametrize("where", [{"$not": None}, {"$and": [None]}, {"$or": [{"n": 1}, None]}])
@@ -67,6 +100,14 @@ def test_arrow_files_whose_text_lies_elsewhere_are_refused(tmp_path: Path, kind:
     path.write_bytes(data.replace(old, new))
     with pytest.raises(InvalidArgumentError, match="cannot be read as Arrow"):
         list(read(path))
+
+
+def test_arrow_files_that_name_a_column_twice_are_refused(tmp_path: Path) -> None:
+    table = pa.table([pa.array(["a"]), pa.array(["b"])], names=["text", "text"])
+    with pa.ipc.new_file(str(tmp_path / "x.arrow"), table.schema) as writer:
+        writer.write_table(table)
+    with pytest.raises(InvalidArgumentError, match="cannot be read as Arrow"):
+        list(read(tmp_path / "x.arrow"))
 
 
 def test_a_head_of_npy_that_is_no_python_is_refused(tmp_path: Path) -> None:

@@ -46,7 +46,7 @@ def test_a_finding_is_reported_with_the_input_that_made_it(tmp_path: Path) -> No
     code = (
         "import os, time, signal\n"
         "from tests.fuzz import runner\n"
-        "runner.HANG_SECONDS = 0.3\n"
+        "runner.HANG_SECONDS = 0.2\n"
         "def prepare(folder):\n"
         "    n = [0]\n"
         "    def check(rng):\n"
