@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 from numpy.typing import NDArray
 
-from ragq.checks import check_embeddings
+from ragq.checks import check_embeddings, normalized
 from ragq.compressors import Compressor
 from ragq.errors import InvalidArgumentError
 from ragq.pipelines.changes import ShardSeries, live_passages
@@ -25,6 +25,7 @@ if TYPE_CHECKING:
 
 __all__ = ["finest_bits", "index_vectors", "reencode"]
 
+SAMPLE = 32_768  # rows that a spec is fitted on
 FINE = 7.5  # bits a dimension from which decoded codes are as good as embeddings
 
 
@@ -94,42 +95,50 @@ def reencode(index: Index, codec: str, embeddings: Any = None, *, seed: int = 0,
     compressor = open_codec(codec)
     with index._writing() as transaction:
         manifest = index.manifest
-        if embeddings is not None:
-            opened = open_embeddings(embeddings, dim=manifest.dim)
-            if len(opened) != manifest.rows:
-                raise InvalidArgumentError(
-                    f"{index.path} has {manifest.rows:,} passages. There are {len(opened):,} embeddings."
-                )
-            blocks: Iterator[NDArray[np.float32]] = opened.batches()
-        else:
-            blocks = stored_embeddings(index)
+        blocks = blocks_of(index, embeddings)
         if compressor.dim_ is None:
-            sample = np.concatenate(list(blocks))  # of a spec that must be fitted first
-            compressor.fit(sample, seed=seed)
-            blocks = iter([sample])
+            rows_to_fit = check_embeddings(sample(blocks(), manifest.rows, seed), name="embeddings")
+            compressor.fit(normalized(rows_to_fit) if manifest.normalize else rows_to_fit, seed=seed)
         if compressor.dim != manifest.dim:
             raise InvalidArgumentError(f"{codec} is for {compressor.dim} dimensions. {index.path} has {manifest.dim}.")
-        rows = Rows(blocks)
-        shards = transaction.manifest.shards
-        saved = save_compressor(index.path, compressor)
-        transaction.manifest = replace(transaction.manifest, layout=str(compressor.layout))
-        done = 0
+        saved = save_compressor(index._view.snapshot.folder, compressor)
+        transaction.manifest = replace(manifest, layout=str(compressor.layout))
+        rows, done = Rows(blocks()), 0
         with ShardSeries(transaction, full_shard(compressor.code_size)) as series:
-            for entry in shards:
-                for passages, _ in live_passages(index._view.snapshot.shards[shards.index(entry)]):
+            for shard in index._view.snapshot.shards:
+                for passages, _ in live_passages(shard):
                     x = check_embeddings(rows.take(len(passages)), name="embeddings")
                     series.add(passages, encode(compressor, x, manifest.normalize))
                     progress("encode", done := done + len(passages), manifest.rows)
-            entries = series.finish()
-        transaction.manifest = replace(
-            transaction.manifest,
-            shards=tuple(entries),
-            spec=compressor.spec,
-            compressor=saved,
-            structure=None,
-        )
+            entries = tuple(series.finish())
+        changed = {"spec": compressor.spec, "compressor": saved, "structure": None, "shards": entries}
+        transaction.manifest = replace(transaction.manifest, **changed)
         transaction.commit()
         index.refresh()
+
+
+def blocks_of(index: Index, embeddings: Any) -> Callable[[], Iterator[NDArray[np.float32]]]:
+    """Return what yields the embeddings of an index's live passages, from the first on at each call."""
+    if embeddings is None:
+        if finest_bits(index.compressor) < FINE:
+            next(stored_embeddings(index))  # raises
+        return lambda: stored_embeddings(index)
+    opened = open_embeddings(embeddings, dim=index.manifest.dim)
+    if len(opened) != index.manifest.rows:
+        raise InvalidArgumentError(
+            f"{index.path} has {index.manifest.rows:,} passages. There are {len(opened):,} embeddings."
+        )
+    return opened.batches
+
+
+def sample(blocks: Iterator[NDArray[np.float32]], total: int, seed: int) -> NDArray[np.float32]:
+    """Return `SAMPLE` random rows of `total`, in their order."""
+    chosen = np.sort(np.random.default_rng(seed).choice(total, min(SAMPLE, total), replace=False))
+    start, parts = 0, []
+    for block in blocks:
+        parts.append(block[chosen[(chosen >= start) & (chosen < start + len(block))] - start])
+        start += len(block)
+    return np.concatenate(parts)
 
 
 class Rows:
