@@ -274,6 +274,17 @@ def test_a_graph_on_signs_refuses_what_signs_do_not_tell_apart(tmp_path: Path) -
         assert on_disk(index.path) == expected_files(index.path)
 
 
+def test_masses_of_copies_do_not_cut_a_graph_into_parts(tmp_path: Path) -> None:
+    x = np.random.default_rng(0).standard_normal((N, DIM)).astype(np.float32)
+    x[np.random.default_rng(1).random(N) < 0.6] = x[7]
+    ragq.build(records(N), tmp_path / "s.ragq", embeddings=x, codec="F32").close()
+    with ragq.open(tmp_path / "s.ragq", mode="w") as index, mock.patch.object(graph, "SCAN_SHARE", 1):
+        index.restructure("sm2graph")
+        truth = index.search_embeddings(QUERIES, 10, exact=True).scores[:, 9:]
+        found = index.search_embeddings(QUERIES, 10, ef_search=200).scores
+        assert (found >= truth - 1e-6).mean() >= 0.9
+
+
 def test_distances_of_the_graph_are_those_of_sm2() -> None:
     for dim in (16, 64, 100, 384):
         x = np.random.default_rng(dim).standard_normal((70, dim)).astype(np.float32)

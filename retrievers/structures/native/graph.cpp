@@ -49,17 +49,26 @@ __attribute__((target("popcnt"))) void distances_popcnt(const uint64_t* code, co
 }
 #endif
 
+constexpr int kCopies = 4;  // links to rows of the same code as the row itself or as another link: more would lead nowhere
+
 // Of candidates, nearest first, those that no kept one makes needless: c stays iff D(c, row) <= alpha D(c, kept).
 void prune(const TwoBitCodes& codes, const std::vector<Near>& candidates, int64_t most, double alpha,
            std::vector<uint32_t>& kept) {
     std::vector<uint32_t> between(most);
     kept.clear();
+    int copies = 0;
     for (const Near& c : candidates) {
         if (static_cast<int64_t>(kept.size()) == most) return;
         distances()(codes.row(c.id), codes, kept.data(), static_cast<int64_t>(kept.size()), between.data());
-        bool needed = true;
-        for (size_t i = 0; i < kept.size() && needed; ++i) needed = c.distance <= alpha * between[i];
-        if (needed) kept.push_back(c.id);
+        bool needed = true, copy = c.distance == 0;
+        for (size_t i = 0; i < kept.size() && needed; ++i) {
+            needed = c.distance <= alpha * between[i];
+            copy |= between[i] == 0;
+        }
+        if (needed && copies + copy <= kCopies) {
+            copies += copy;
+            kept.push_back(c.id);
+        }
     }
 }
 
