@@ -17,7 +17,7 @@ from ragq.errors import CorruptIndexError, IncompatibleIndexError, InvalidArgume
 from ragq.manifest import MANIFEST, MULTI_VECTOR_FORMAT, Manifest, checksum
 from ragq.pipelines.readers.tokens import open_tokens
 from ragq.retrievers.langchain import RagqRetriever, RagqVectorStore
-from ragq.tokens import TokenEmbeddings
+from ragq.tokens import MultiVectorCodes, TokenEmbeddings
 from tests.indexes import expected_files, on_disk, small_shards
 from tests.regenerate_golden_index import GOLDEN, questions
 from tests.token_indexes import DIM, make_tokens, maxsim, tokens, word_vectors
@@ -41,7 +41,10 @@ def check(index: ragq.Index, known: dict[str, dict]) -> None:
     assert [d.text for d in index.get(list(known))] == [d["text"] for d in known.values()]
     compressor = index.compressor
     kept = tokens([d["text"] for d in known.values()])
-    kept = compressor.decode(compressor.encode(kept)) if len(known) else kept
+    if known:
+        codes = compressor.encode(kept)
+        check_codes(index, codes)
+        kept = compressor.decode(codes)
     scores = maxsim(tokens(QUERIES), kept)
     for where, allowed in [(None, [True] * len(known)), ({"lang": "en"}, [d["lang"] == "en" for d in known.values()])]:
         found = index.search_embeddings(tokens(QUERIES), 5, where, exact=True)
@@ -55,6 +58,18 @@ def check(index: ragq.Index, known: dict[str, dict]) -> None:
                 assert found.ids[q, : len(best)].tolist() == names
             for name, score in zip(found.ids[q, : len(best)], found.scores[q], strict=False):
                 assert abs(scores[q, list(known).index(name)] - score) < 1e-4
+
+
+def check_codes(index: ragq.Index, expected: MultiVectorCodes) -> None:
+    """Compare the codes in the shards, read in two parts each, with those of the live documents."""
+    parts = []
+    for shard in index._view.snapshot.shards:
+        for a, b in ((0, shard.rows // 2), (shard.rows // 2, shard.rows)):
+            live = np.ones(b - a, bool) if shard.deleted is None else ~shard.deleted[a:b]
+            parts.append(shard.codes(a, b)[live])
+    stored = MultiVectorCodes.concatenate(parts)
+    for name in ("codes", "offsets", "first"):
+        assert np.array_equal(getattr(stored, name), getattr(expected, name)), name
 
 
 @pytest.mark.parametrize(
@@ -162,6 +177,16 @@ def test_a_shard_is_as_large_as_its_writer_may_hold(tmp_path: Path, monkeypatch:
     index.delete(["0"])
     assert index.compact() and all(s.rows <= 8 for s in index.manifest.shards)
     assert len(index) == 28 and index.search("alpha", k=50)[0].text == " ".join(WORDS)
+
+
+def test_shards_of_longer_documents_than_before_are_no_larger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("fitting", "changes", "token_build"):
+        monkeypatch.setattr(f"ragq.pipelines.{module}.SHARD_BYTES", 1024)
+    monkeypatch.setattr("ragq.pipelines.token_feeds.BATCH_BYTES", 2 * 256 * DIM * 4)  # two documents at once
+    index = make_tokens(tmp_path / "index", [{"id": str(i), "text": "alpha"} for i in range(20)])
+    index.add([{"id": f"long {i}", "text": " ".join(WORDS)} for i in range(20)])
+    assert max(s.tokens.rows for s in index.manifest.shards) * DIM * 4 <= 1024 + 2 * len(WORDS) * DIM * 4
+    assert len(index) == 40
 
 
 def test_long_documents_are_cut_into_passages_and_change_whole(tmp_path: Path) -> None:
