@@ -42,7 +42,8 @@ KERNELS = ("hamming", "lut4", "lut8", "planes", "dense", "maxsim", "select")
 SETS = ("scalar", "avx2", "avx512", "neon")
 VARIABLE = "RAGQ_KERNEL"
 
-# Standard deviations of the first pass's measured error that rule a row out, and the rows from which that pays.
+# Standard deviations of the first pass's measured error that rule a row out (see `topk`), and the rows from which that
+# pays.
 MARGINS = {"lut8": 3.0, "planes": 2.75}
 MARGIN_ROWS = 16384
 MAX_PLANES = 8
@@ -136,9 +137,10 @@ def topk(
     threads : int
         Threads that may be used.
     exact : bool
-        Never rule a row out by a part of its code. Otherwise a large block of 8-bit codes or of planes is scanned by
-        the first half or the first plane, and the other parts are read only for rows that come within `MARGINS`
-        standard deviations of the top k; on real embeddings that loses less than 0.5 % of the top 10.
+        Rule a row out only by what its score cannot exceed. Otherwise a large block of 8-bit codes is scanned by
+        rounded tables (AVX-512) or by its high nibbles, one of planes by its first plane, and only rows that come
+        within `MARGINS` standard deviations of the top k are scored; the standard deviation is that of the first
+        pass's error over a sample of rows. On real embeddings that loses less than 0.5 % of the top 10.
     above : ndarray of float32, shape (n_queries,), optional
         Rows that do not score more than this need not be returned: the k-th score of blocks scanned before.
     start, stop : int

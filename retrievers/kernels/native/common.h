@@ -86,8 +86,6 @@ class Rescorer {
     virtual void raw_all(int64_t n_queries, const int64_t* rows, int64_t n, float* out) {
         for (int64_t query = 0; query < n_queries; ++query) raw(query, rows, n, out + query * n);
     }
-    // A row of a block that was not scanned will be asked for.
-    virtual void announce(int64_t) {}
 };
 
 }  // namespace ragq

@@ -132,13 +132,8 @@ class PlaneRescorer : public Rescorer {
         score(0, n_queries, rows, n, out);
     }
 
-    void announce(int64_t row) override {
-        const uint8_t* block = codes_.planes[0] + row / 32 * 32 * codes_.width(0);
-        for (int64_t at = 0; at < 32 * codes_.width(0); at += 64) __builtin_prefetch(block + at);
-        fetch(row);
-    }
-
   private:
+    // Not the first plane, where a row is a byte in each line of its block: so many lines are read faster than asked for.
     void fetch(int64_t row) const {
         for (int b = 1; b < codes_.stored(); ++b)
             for (int64_t at = 0; at < codes_.width(b); at += 64)
@@ -163,7 +158,7 @@ class PlaneRescorer : public Rescorer {
         }
     }
 
-    static constexpr int64_t kRows = 4, kAhead = 12;
+    static constexpr int64_t kRows = 4, kAhead = 8;
     const Loops& loops_;
     const PlaneCodes& codes_;
     const Queries& queries_;
@@ -286,22 +281,30 @@ void PlaneCodes::unpack(const Loops& loops, int64_t row, uint8_t* codes) const {
         for (int64_t i = 0; i < n; ++i) word |= uint64_t{first[32 * i]} << (8 * i);
         std::memcpy(plane + at, &word, 8);
     }
-    for (int b = 1; b < stored(); ++b) std::memcpy(plane + b * padded, planes[b] + row * width(b), width(b));
-    for (int b = 0; b < stored(); ++b) {  // nothing beyond the dimensions of a plane
+    const uint8_t* part[8] = {plane};
+    for (int b = 0; b < stored(); ++b) {
+        part[b] = plane + b * padded;
+        if (b > 0 && !words && covered(b) == 8 * padded) {  // whole words: they are read where they are
+            part[b] = planes[b] + row * padded;
+            continue;
+        }
+        if (b > 0) std::memcpy(plane + b * padded, planes[b] + row * width(b), width(b));
         if (width(b) < padded) std::memset(plane + b * padded + width(b), 0, padded - width(b));
+        // nothing beyond the dimensions of a plane
         if (covered(b) % 8) plane[b * padded + width(b) - 1] &= static_cast<uint8_t>((1 << covered(b) % 8) - 1);
     }
     if (words) {
         const int64_t segments = (dim() + 7) / 8;
         const uint8_t* word = words + row * ((segments + 1) / 2);
         std::memset(plane + stored() * padded, 0, padded);
+        part[stored()] = plane + stored() * padded;
         int last = bits - 1;  // the plane that the last bits of a segment belong to
         for (int64_t j = 0; j < segments; ++j) {
             while (dims[last] <= 8 * j) --last;
             plane[last * padded + j] = kHammingWords[word[j / 2] >> 4 * (j % 2) & 15];
         }
     }
-    loops.join_planes(plane, padded, bits, codes);
+    loops.join_planes(part, padded, bits, codes);
 }
 
 std::vector<Segment> segments_of(const PlaneCodes& codes) {

@@ -41,11 +41,11 @@ inline Floats decode_part(const uint8_t* p, int64_t left, const float* levels) {
 }
 
 // Join the bit planes of a row, most significant first, `width` bytes each (a multiple of 8), to a byte a dimension.
-inline void join_planes(const uint8_t* planes, int64_t width, int bits, uint8_t* codes) {
+inline void join_planes(const uint8_t* const* planes, int64_t width, int bits, uint8_t* codes) {
     constexpr int64_t step = 4 * kPairs;
     for (int64_t at = 0; at < width; at += step) {
-        Bytes code = bit_bytes(planes + at);
-        for (int b = 1; b < bits; ++b) code = add8(add8(code, code), bit_bytes(planes + b * width + at));
+        Bytes code = bit_bytes(planes[0] + at);
+        for (int b = 1; b < bits; ++b) code = add8(add8(code, code), bit_bytes(planes[b] + at));
         store(codes + 8 * at, code);
     }
 }

@@ -75,7 +75,7 @@ struct Loops {
     void (*plane)(const LutRun&, const LutQuery*, int n_queries);
     void (*hamming)(const uint8_t* codes, int64_t width, int64_t rows, const HammingQuery*, int n_queries);
     void (*dense)(const DenseRun&);
-    void (*join_planes)(const uint8_t* planes, int64_t width, int bits, uint8_t* codes);
+    void (*join_planes)(const uint8_t* const* planes, int64_t width, int bits, uint8_t* codes);
 };
 
 extern const Loops loops_scalar;

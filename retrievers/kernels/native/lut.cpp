@@ -10,9 +10,9 @@ namespace {
 constexpr int64_t kTileBlocks = 16;
 // Rows of a query that wait for their scores: the best of many are scored first, and rule others out.
 constexpr int64_t kCandidates = 512;
-constexpr int64_t kFirst = 16;         // candidates beyond 2 k that are scored before the others
+constexpr int64_t kFirst = 8;          // candidates beyond k that are scored before the others
 constexpr int64_t kBatch = 64;         // rows that are scored at once
-constexpr int kFewRows = 2;            // a block with so few live rows is cheaper to score row by row
+constexpr int kFewRows = 2;            // a batch scores so few live rows of a block faster than it scans the block
 
 // The threshold of `q` for a query whose k-th best score is `least`.
 void set_threshold(LutQuery& q, const Bound& bound, const Factors& factors, int64_t query, float least) {
@@ -37,6 +37,7 @@ class Scan {
          const Factors& factors, const Rows& rows, TopK* best)
         : codes_(codes), bounds_(bounds), rescorer_(rescorer), factors_(factors), rows_(rows), best_(best),
           n_queries_(static_cast<int64_t>(bounds.size())), most_(kCandidates + 4 * best->k()), found_(n_queries_),
+          few_rows_(n_queries_ < kMaxQueries ? 0 : kFewRows),
           loop_(eight ? loops.lut8 : codes.group ? loops.plane : loops.lut4),
           scratch_(eight ? (kTileBlocks + 1) * 64 * codes.pairs : 0) {}
 
@@ -63,7 +64,7 @@ class Scan {
             int64_t end = block;
             for (; end < stop; ++end) {
                 live_[end - block] = rows_.live(end);
-                if (__builtin_popcount(live_[end - block]) <= kFewRows) break;
+                if (__builtin_popcount(live_[end - block]) <= few_rows_) break;
             }
             if (end > block) scan_run(block, end);
             if (end < stop) collect_few(end, rows_.live(end));
@@ -126,7 +127,7 @@ class Scan {
     // Score a query's candidates, the most promising ones first: they rule out most of the others.
     void settle(int64_t query) {
         std::vector<Candidate>& found = found_[query];
-        const int64_t n = static_cast<int64_t>(found.size()), ahead = std::min(n, 2 * best_[query].k() + kFirst);
+        const int64_t n = static_cast<int64_t>(found.size()), ahead = std::min(n, best_[query].k() + kFirst);
         const auto better = [](const Candidate& a, const Candidate& b) { return a.bound > b.bound; };
         if (ahead < n) std::partial_sort(found.begin(), found.begin() + ahead, found.end(), better);
         int64_t rows[kBatch], waiting = 0;
@@ -146,13 +147,11 @@ class Scan {
     }
 
     void collect_few(int64_t block, uint32_t bits) {
-        for (; bits; bits &= bits - 1) {
-            few_.push_back(32 * block + __builtin_ctz(bits));
-            rescorer_.announce(few_.back());
-            if (static_cast<int64_t>(few_.size()) == kBatch) score_few();
-        }
+        for (; bits; bits &= bits - 1) few_.push_back(32 * block + __builtin_ctz(bits));
+        if (static_cast<int64_t>(few_.size()) >= kBatch) score_few();
     }
 
+    // Score rows for all queries, which unpacks each row once.
     void score_few() {
         const int64_t n = static_cast<int64_t>(few_.size());
         std::vector<float> raw(n * n_queries_);
@@ -172,6 +171,7 @@ class Scan {
     int64_t n_queries_, most_;
     std::vector<std::vector<Candidate>> found_;  // a query
     std::vector<int64_t> few_;                   // live rows of blocks that were not scanned
+    int few_rows_;
     void (*loop_)(const LutRun&, const LutQuery*, int);
     Lines scratch_;
     uint32_t live_[kTileBlocks];
