@@ -1,6 +1,7 @@
 """A writer may die or fail at any moment: the index is then at the old or the new generation, whole, and writable.
 
-With ``RAGQ_CRASHES=FILE`` every point of every change is tried, and noted in the file; an interrupted run goes on.
+With ``RAGQ_CRASHES=FILE`` every point of every change is tried, or every n-th with ``RAGQ_CRASHES_STRIDE=n``, and noted
+in the file; an interrupted run goes on.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ CHANGES = ["index", "reindex", "add", "delete", "compact", "structure"]
 REQUESTS = ["killed before", "killed after", "refused", "lost", "outage"]  # see `ObjectStore.fail`
 FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
 EVERY = os.environ.get("RAGQ_CRASHES")
+EVERY_STRIDE = int(os.environ.get("RAGQ_CRASHES_STRIDE", "1"))
 
 State = tuple[int, list[tuple]] | None  # generation and documents of an index; None when there is none
 
@@ -140,7 +142,7 @@ class Points:
     """The points of a change, in order, with what was found at each: every `stride`-th, or all of them."""
 
     def __init__(self, name: str, stride: int) -> None:
-        self.name, self.stride = name, 1 if EVERY else stride
+        self.name, self.stride = name, EVERY_STRIDE if EVERY else stride
         self.seen: list[str] = []
         self._noted = {}
         if EVERY and Path(EVERY).exists():
@@ -167,11 +169,15 @@ class Points:
             with Path(EVERY).open("a") as file:
                 file.write(f"{self.name}\t{n}\t{self.seen[-1]}\n")
 
-    def check(self, least: int) -> None:
-        """Check that the old generation came before the new one, and that there were enough points."""
+    def check(self, least: int, how: str) -> None:
+        """Check that a kill found the old generation up to some point and the new one after it, and the number of points.
+
+        After an error that does not matter, as when something is cleaned up, the change goes on to its end.
+        """
         *seen, ended = self.seen
         assert ended == "ended"
-        assert seen == sorted(seen, reverse=True), "the new generation was there, and then the old one again"
+        if how.startswith("killed"):
+            assert seen == sorted(seen, reverse=True), "the new generation was there, and then the old one again"
         assert "old" in seen
         assert self.stride > 1 or (len(seen) >= least and "new" in seen)
 
@@ -195,7 +201,7 @@ def test_a_failure_at_any_change_of_the_disk_leaves_the_old_or_the_new_generatio
             status = server(change, path, at=n, how=how)["status"]
             found = check_after(change, path, old, new, status)
         points.note(n, found, status == ENDED)
-    points.check(least=30)
+    points.check(30, how)
 
 
 @pytest.fixture(scope="module")
@@ -252,4 +258,4 @@ def test_a_failure_at_any_request_leaves_the_old_or_the_new_generation(
             monkeypatch.setenv("RAGQ_CACHE", f"{root}/elsewhere")
             assert len((state(url) or (0, []))[1]) > 0
         points.note(n, found, ended)
-    points.check(least=5)
+    points.check(5, how)
