@@ -170,7 +170,7 @@ class Points:
                 file.write(f"{self.name}\t{n}\t{self.seen[-1]}\n")
 
     def check(self, least: int, how: str) -> None:
-        """Check that a kill found the old generation up to some point and the new one after it, and the number of points.
+        """Check that kills found the old generation up to some point and the new one after it, and count the points.
 
         After an error that does not matter, as when something is cleaned up, the change goes on to its end.
         """
