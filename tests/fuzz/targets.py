@@ -10,7 +10,10 @@ import asyncio
 import contextlib
 import json
 import random
+import shutil
+import tempfile
 from collections.abc import Callable
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -31,7 +34,7 @@ from ragq.pipelines.readers import read
 from ragq.tokens import TokenEmbeddings
 from tests.fuzz.guard import guarded
 from tests.fuzz.mutate import any_json, mutated, mutated_json, nudged_text
-from tests.fuzz.runner import Check
+from tests.fuzz.runner import FAST, Check
 from tests.indexes import documents, words_model
 
 GOLDEN = Path(__file__).parents[1] / "golden"
@@ -61,9 +64,10 @@ def use(path: Path) -> None:
 STRUCTURES = {"fp8": "ivf", "hnsw": "hnsw", "graph": "sm2graph"}
 
 
-def indexes(folder: Path) -> list[Path]:
-    """Make small indexes with all kinds of files."""
-    made = []
+@cache
+def template() -> tempfile.TemporaryDirectory[str]:
+    """Make small indexes with all kinds of files, once a run."""
+    made = tempfile.TemporaryDirectory(dir=FAST)
     plans: dict[str, dict[str, Any]] = {
         "fp8": {"codec": "PCA4,FP8"},
         "pq": {"codec": "PQ4x4"},
@@ -73,7 +77,7 @@ def indexes(folder: Path) -> list[Path]:
         "hnsw": {"codec": "INT8"},
     }
     for name, options in plans.items():
-        path = folder / name
+        path = Path(made.name) / name
         x: Any = X if name != "tokens" else TokenEmbeddings.from_list([X[i : i + 1 + i % 3] for i in range(36)])
         n = len(x)
         ragq.build(documents(n), path, embeddings=x, shard_rows=20, **options).close()
@@ -81,8 +85,12 @@ def indexes(folder: Path) -> list[Path]:
             if name in STRUCTURES:
                 index.restructure(STRUCTURES[name])
             index.delete(["d1", "d30"])
-        made.append(path)
     return made
+
+
+def indexes(folder: Path) -> list[Path]:
+    """Copy them into a folder."""
+    return [Path(shutil.copytree(path, folder / path.name)) for path in sorted(Path(template().name).iterdir())]
 
 
 class Altered:
