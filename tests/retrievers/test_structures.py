@@ -277,6 +277,7 @@ def test_a_graph_on_signs_refuses_what_signs_do_not_tell_apart(tmp_path: Path) -
 def test_masses_of_copies_do_not_cut_a_graph_into_parts(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((N, DIM)).astype(np.float32)
     x[np.random.default_rng(1).random(N) < 0.6] = x[7]
+    x[np.random.default_rng(0).permutation(N)[0]] = x[7]  # the row that is inserted first, where searches begin
     ragq.build(records(N), tmp_path / "s.ragq", embeddings=x, codec="F32").close()
     with ragq.open(tmp_path / "s.ragq", mode="w") as index, mock.patch.object(graph, "SCAN_SHARE", 1):
         index.restructure("sm2graph")
