@@ -5,8 +5,8 @@ A codebook is an array ``(K, dim)`` cut into M sub-quantizers by `offsets`: sub-
 
 k-means: seeds by k-means++ (Arthur and Vassilvitskii, SODA 2007), Lloyd's iterations, and an emptied cluster takes over
 the row farthest from its own centroid. Centroids overshoot the means on the way (over-relaxation) and meet them in the
-last iteration: 12 err as little as 25 plain ones. The loops are in C++ and give the same bits with any number of threads and on
-every processor.
+last iteration: 12 err as little as 25 plain ones. The loops are in C++ and give the same bits with any number of
+threads and on every processor.
 """
 
 from __future__ import annotations

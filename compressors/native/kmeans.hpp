@@ -11,8 +11,8 @@ namespace ragq {
 void seed_centroids(const float* x, std::size_t n, std::size_t dim, std::size_t k, std::uint64_t seed,
                     float* centroids);
 
-// Improves `centroids` in place by at most `iterations` rounds, overshooting the means until the last; returns the mean squared distance of the last
-// assignment. An emptied cluster takes over the row that lies farthest from its own centroid.
+// Improves `centroids` in place by at most `iterations` rounds, overshooting the means until the last; returns the mean
+// squared distance of the last assignment. An emptied cluster takes over the row that lies farthest from its own centroid.
 double lloyd(const float* x, std::size_t n, std::size_t dim, std::size_t k, int iterations, int threads,
              float* centroids);
 
