@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Sequence
 from pathlib import Path
 from typing import Any
 
 import numpy as np
+import safetensors
+import safetensors.numpy
 from numpy.typing import NDArray
 
 from ragq.checks import check_int, check_metric
@@ -18,6 +21,7 @@ from ragq.pipelines.training.queries import KINDS, Generator, distance, sentence
 from ragq.pipelines.training.run import Trained, train_codec
 from ragq.pipelines.training.settings import METHODS, Settings, settings_for
 from ragq.pipelines.training.vectors import Vectors
+from ragq.storage import storage_errors, write_bytes
 
 __all__ = ["train"]
 
@@ -118,7 +122,7 @@ def train(
     corpus = open_corpus(source, embeddings, metric, model, model_options or {}, folder)
     questions = read_queries(queries, query_embeddings, corpus)
     labels = None if qrels is None else read_labels(qrels, questions, corpus)
-    made, texts = make_queries(make, corpus, questions, generator, chosen, tell)
+    made, texts = make_queries(make, corpus, questions, generator, chosen, tell, folder, resume)
     data = split(questions.x, made, labels, chosen.held_out, seed)
     if teacher is not None:
         data = with_teacher(teacher, corpus, data, questions, texts, chosen)
@@ -136,9 +140,16 @@ def plan(method: str, codec: str | None, seed: int, settings: dict[str, Any]) ->
 
 
 def make_queries(
-    kinds: Sequence[str] | None, corpus: Corpus, questions: Questions, generator: Any, settings: Settings, tell: Tell
+    kinds: Sequence[str] | None,
+    corpus: Corpus,
+    questions: Questions,
+    generator: Any,
+    settings: Settings,
+    tell: Tell,
+    folder: Path,
+    resume: bool,
 ) -> tuple[Floats, list[str | None]]:
-    """Return made queries, and their texts where they have any."""
+    """Return made queries, and their texts where they have any; what took a model is kept in the folder."""
     rng = np.random.default_rng([settings.seed, 0x3A])
     kinds = default_kinds(corpus, questions, generator) if kinds is None else kinds
     parts = [np.empty((0, corpus.vectors.dim), np.float32)]
@@ -153,13 +164,34 @@ def make_queries(
             count = min(MOST_MADE, 10 * settings.queries_per_epoch)
             x = transplanted(corpus.vectors, questions.x, count, rng)
         else:
-            asked = make_texts(kind, corpus, generator, settings.seed, rng)
-            assert corpus.embed is not None
-            x = unit(corpus.embed(asked), corpus.vectors) if asked else parts[0]
+            cache = folder / f"{kind}-{settings.seed}.safetensors"
+            if resume and cache.is_file():
+                x, asked = read_made(cache)
+            else:
+                asked = make_texts(kind, corpus, generator, settings.seed, rng)
+                assert corpus.embed is not None
+                x = unit(corpus.embed(asked), corpus.vectors) if asked else parts[0]
+                write_made(cache, x, asked)
         tell(describe(kind, x, questions.x, corpus.vectors, rng))
         parts.append(x)
         texts += asked or [None] * len(x)
     return np.concatenate(parts), texts
+
+
+def write_made(path: Path, x: Floats, texts: list[str]) -> None:
+    """Keep made queries for a resumed run."""
+    with storage_errors(path, "create"):
+        path.parent.mkdir(parents=True, exist_ok=True)
+    write_bytes(path, safetensors.numpy.save({"x": np.ascontiguousarray(x)}, {"texts": json.dumps(texts)}))
+
+
+def read_made(path: Path) -> tuple[Floats, list[str]]:
+    """Read what `write_made` kept."""
+    try:
+        with safetensors.safe_open(path, "numpy") as file:
+            return file.get_tensor("x"), json.loads((file.metadata() or {})["texts"])
+    except (safetensors.SafetensorError, KeyError, ValueError) as error:
+        raise InvalidArgumentError(f"{path} cannot be read: {error}. Train again without --resume.") from None
 
 
 def default_kinds(corpus: Corpus, questions: Questions, generator: Any) -> list[str]:

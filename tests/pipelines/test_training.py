@@ -444,6 +444,24 @@ def test_titles_and_sentences_come_from_the_documents() -> None:
     assert len(chosen) == 2 and chosen == [part for part in parts if part in chosen]
 
 
+def test_made_queries_are_embedded_once(x: Floats, queries: Floats, tmp_path: Path) -> None:
+    calls: list[int] = []
+
+    def model(texts: list[str]) -> Floats:
+        calls.append(len(texts))
+        return queries[np.arange(len(texts)) % QUERIES]
+
+    documents = [{"id": str(i), "title": f"title {i}", "text": f"one two three four {i}. Short."} for i in range(ROWS)]
+    lines: list[list[dict[str, Any]]] = [[], []]
+    for resume in (False, True):
+        train(
+            documents, tmp_path / "t", embeddings=x, queries=queries, codec="JPQ6(bits=4)", method="jpq", model=model,
+            resume=resume, log=lines[resume].append, make=["titles", "sentences"], **{**QUICK, "epochs": 1},
+        )  # fmt: skip
+    assert calls == [ROWS, ROWS]
+    assert len(lines[1]) == 1  # the run was finished, and the checkpoint fits the same queries
+
+
 def test_transplanted_queries_keep_a_real_offset(x: Floats, queries: Floats) -> None:
     made = transplanted(Vectors(x), queries[:1], 50, np.random.default_rng(0))
     nearest = x[(x @ queries[0]).argmax()]
