@@ -1,0 +1,108 @@
+"""A writer of a multi-vector index may die or fail at any moment, as any other: see `test_crash`."""
+
+from __future__ import annotations
+
+import shutil
+import subprocess
+import sys
+import tempfile
+from collections.abc import Iterator
+from pathlib import Path
+
+import pytest
+
+import ragq
+from ragq.errors import InvalidArgumentError
+from tests import crash_tokens
+from tests.crash_server import ENDED, REFUSED
+from tests.indexes import content, expected_files, on_disk
+from tests.pipelines.test_crash import Server
+
+CHANGES = ["index", "add", "delete", "compact"]
+FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
+State = tuple[int, list[tuple], list] | None
+
+
+class TokenServer(Server):
+    """The server of `tests.crash_tokens`."""
+
+    def __init__(self) -> None:
+        self._process = subprocess.Popen(
+            [sys.executable, "-m", "tests.crash_tokens"],
+            stdin=subprocess.PIPE,
+            stdout=subprocess.PIPE,
+            text=True,
+            cwd=Path(__file__).parents[2],
+        )
+
+
+@pytest.fixture(scope="module")
+def server() -> Iterator[TokenServer]:
+    server = TokenServer()
+    yield server
+    server.close()
+
+
+def state(path: Path) -> State:
+    """Return what a whole index holds and finds; None when there is none."""
+    try:
+        with ragq.open(path) as index:
+            index.verify()
+            found = index.search_embeddings(crash_tokens.vectors(3, 1), 5, exact=True)
+            return index.manifest.generation, content(index), [found.ids.tolist(), found.scores.tolist()]
+    except InvalidArgumentError:
+        return None
+
+
+@pytest.fixture(scope="module")
+def states(server: TokenServer) -> Iterator[dict[str, tuple[Path, State, State]]]:
+    """For each change: the folder before it, and what it holds before and after."""
+    with tempfile.TemporaryDirectory(dir=FAST) as root:
+        before = Path(root) / "before"
+        assert server("prepare", before)["status"] == 0
+        found = {}
+        for change in CHANGES:
+            after = Path(root) / change
+            if change != "index":
+                shutil.copytree(before, after)
+            old = state(after)
+            assert server(change, after)["status"] == 0
+            found[change] = (before, old, state(after))
+            assert on_disk(after) == expected_files(after) and old != found[change][2]
+        yield found
+
+
+STRIDES = [("killed before", 17), pytest.param("killed before", 3, marks=pytest.mark.slow)]
+STRIDES += [pytest.param(how, 9, marks=pytest.mark.slow) for how in ("killed after", "EIO", "ENOSPC")]
+
+
+@pytest.mark.parametrize(("how", "stride"), STRIDES)
+@pytest.mark.parametrize("change", CHANGES)
+def test_a_failure_at_any_change_of_the_disk_leaves_the_old_or_the_new_generation(
+    change: str, how: str, stride: int, server: TokenServer, states: dict
+) -> None:
+    before, old, new = states[change]
+    seen = []
+    for n in range(1, 1000, stride):
+        with tempfile.TemporaryDirectory(dir=FAST) as root:
+            path = Path(root) / "index"
+            if change != "index":
+                shutil.copytree(before, path)
+            status = server(change, path, at=n, how=how)["status"]
+            found = state(path)
+            assert found in (old, new) and status in (0, ENDED, REFUSED, -9)
+            assert status not in (0, ENDED) or found == new, "what was acknowledged is not there"
+            if found is None:
+                crash_tokens.index(path)
+                assert (state(path) or ())[1:] == states["index"][2][1:]
+            with ragq.open(path, mode="w") as index:
+                names = [d.id for d in index]
+                index.add([{"id": "after", "text": "the crash"}], embeddings=crash_tokens.vectors(1, 3))
+                assert [d.id for d in index] == [*names, "after"]
+            assert on_disk(path) - {"build/progress.json"} == expected_files(path)
+            seen.append("new" if found == new else "old")
+            if status == ENDED:
+                break
+    assert status == ENDED, "the change never came to its end"
+    assert seen == sorted(seen, reverse=True), "the new generation was there, and then the old one again"
+    assert {"old", "new"} == set(seen)
