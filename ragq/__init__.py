@@ -26,6 +26,7 @@ if _TYPE_CHECKING:
     from ragq.pipelines.index import Index
     from ragq.pipelines.index import open_index as open
     from ragq.pipelines.repair import repair
+    from ragq.tokens import TokenEmbeddings
     from ragq.types import Document, Hit, Results
 
 __version__ = "0.1.0"
@@ -42,6 +43,7 @@ __all__ = [
     "RagqError",
     "Results",
     "StorageError",
+    "TokenEmbeddings",
     "build",
     "checkup",
     "open",
@@ -57,6 +59,7 @@ _HOMES = {
     "Document": ("ragq.types", "Document"),
     "Hit": ("ragq.types", "Hit"),
     "Results": ("ragq.types", "Results"),
+    "TokenEmbeddings": ("ragq.tokens", "TokenEmbeddings"),
 }
 
 
