@@ -160,6 +160,7 @@ def test_a_checkpoint_of_another_run_is_refused(x: Floats, queries: Floats, tmp_
         run(x, data, "distill-vq", epochs=1, out=tmp_path, resume=True)
 
 
+@pytest.mark.slow
 def test_training_twice_gives_the_same(x: Floats, queries: Floats) -> None:
     first, second = (run(x, both(x, queries), "repconc", epochs=2) for _ in range(2))
     assert all((first.codec.state[name] == second.codec.state[name]).all() for name in first.codec.state)
@@ -471,6 +472,7 @@ def test_transplanted_queries_keep_a_real_offset(x: Floats, queries: Floats) -> 
         transplanted(Vectors(x), queries[:0], 5, np.random.default_rng(0))
 
 
+@pytest.mark.slow
 def test_a_text2text_model_generates_queries() -> None:
     from tokenizers import Tokenizer
     from tokenizers.models import WordLevel

@@ -45,6 +45,7 @@ def share(index: ragq.Index, queries: Floats, nprobe: int) -> float:
     return float(np.mean([len(set(a) & set(b)) / 10 for a, b in zip(best, found, strict=True)]))
 
 
+@pytest.mark.slow
 def test_learned_lists_find_more_in_as_many_lists(index: ragq.Index) -> None:
     asked = questions(1200)
     train, test = asked[:1000], asked[1000:]
@@ -109,6 +110,7 @@ def model(tmp_path: Path):  # type: ignore[no-untyped-def]
     )
 
 
+@pytest.mark.slow
 def test_a_query_encoder_trains_with_the_codec_and_is_gated(model, tmp_path: Path, monkeypatch) -> None:  # type: ignore[no-untyped-def]
     rng = np.random.default_rng(0)
     texts = [" ".join(f"w{i}" for i in rng.integers(0, 80, 6)) for _ in range(400)]
