@@ -7,9 +7,12 @@ the GIL: no call blocks the event loop.
 from __future__ import annotations
 
 import math
+import os
 import threading
 import uuid
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -23,6 +26,7 @@ from pydantic import ConfigDict, Field, PrivateAttr
 
 import ragq
 from ragq.errors import InvalidArgumentError
+from ragq.retrievers.scan import default_threads
 from ragq.token_embedders import load_token_embedder
 from ragq.tokens import TokenEmbeddings
 from ragq.types import Document as Record
@@ -34,6 +38,32 @@ if TYPE_CHECKING:
 __all__ = ["RagqRetriever", "RagqVectorStore"]
 
 LOCK_SECONDS = 60.0
+
+searching = threading.local()  # whether this thread holds a turn
+
+
+@lru_cache(maxsize=1)
+def turns(process: int) -> threading.BoundedSemaphore:
+    """Return the turns at searching of a process (a fork has its own), one a processor."""
+    return threading.BoundedSemaphore(default_threads())
+
+
+@contextmanager
+def turn() -> Iterator[None]:
+    """Hold a turn at searching; a search within a search (a reranker that retrieves) has the turn of the outer one.
+
+    Many searches at once are no faster than one a processor, and each of their threads would take the interpreter's
+    lock in its turn: an event loop beside them would wait for all of them.
+    """
+    if getattr(searching, "now", False):
+        yield
+        return
+    with turns(os.getpid()):
+        searching.now = True
+        try:
+            yield
+        finally:
+            searching.now = False
 
 
 class RagqRetriever(BaseRetriever):
@@ -77,13 +107,15 @@ class RagqRetriever(BaseRetriever):
         self, query: str, *, run_manager: CallbackManagerForRetrieverRun, **kwargs: Any
     ) -> list[Document]:
         options = {"k": self.k, "where": self.where, **self.search, **kwargs}
+        with turn():
+            hits = self._opened.search(query, **options)
         return [
             Document(
                 id=hit.id,
                 page_content=hit.text,
                 metadata={**hit.metadata, "title": hit.title, "document_id": hit.document_id, "score": hit.score},
             )
-            for hit in self._opened.search(query, **options)
+            for hit in hits
         ]
 
 
@@ -282,20 +314,27 @@ class RagqVectorStore(VectorStore):
         """As `max_marginal_relevance_search`, for an embedding; documents are compared by their decoded codes."""
         import numpy as np
 
-        hits = self._hits(embedding, max(k, fetch_k), kwargs.get("where", kwargs.get("filter")))
-        index = self._index
-        if not hits or index is None:
+        index = self.index
+        if index is None:
             return []
-        vectors, query = index.reconstruct(hits), np.asarray(getattr(embedding, "values", embedding), np.float32)
-        if self.multi_vector:  # by their mean vectors
-            vectors, query = vectors.means(), query.mean(axis=0)
-        chosen = maximal_marginal_relevance(query, list(vectors), lambda_mult=lambda_mult, k=k)
+        view = index._view  # one generation for the search and for the vectors: a writer may come between them
+        masks = view.masks(kwargs.get("where", kwargs.get("filter")))
+        several = isinstance(embedding, TokenEmbeddings)
+        with turn():
+            scores, rows = view.scan(embedding if several else [embedding], max(k, fetch_k), masks)
+            found = rows[0] >= 0
+            if not found.any():
+                return []
+            hits, vectors = view.hits([(rows[0][found], scores[0][found])])[0], list(view.decode(rows[0][found]))
+            query = np.asarray(embedding.means()[0] if several else embedding, np.float32)
+            chosen = maximal_marginal_relevance(query, vectors, lambda_mult=lambda_mult, k=k)
         return [to_document(hits[i]) for i in chosen]
 
     def _hits(self, embedding: Any, k: int, where: Any) -> list[Hit]:
         index = self.index
         x = embedding if isinstance(embedding, TokenEmbeddings) else [embedding]
-        return index.hits(x, k=k, where=where)[0] if index is not None else []
+        with turn():
+            return index.hits(x, k=k, where=where)[0] if index is not None else []
 
     def _scored(self, embedding: Any, k: int, where: Any) -> list[tuple[Document, float]]:
         return [(to_document(hit), hit.score) for hit in self._hits(embedding, k, where)]

@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import pickle
-from collections.abc import Generator
+import time
+from collections.abc import Awaitable, Generator, Sequence
 from pathlib import Path
 from typing import Any
+from unittest import mock
 
 import pytest
 from langchain_core.documents import Document
@@ -20,7 +22,7 @@ from langchain_tests.integration_tests import RetrieversIntegrationTests, Vector
 
 import ragq
 from ragq.errors import InvalidArgumentError
-from ragq.retrievers.langchain import RELEVANCE, RagqRetriever, RagqVectorStore
+from ragq.retrievers.langchain import RELEVANCE, RagqRetriever, RagqVectorStore, turns
 
 EMBEDDING = DeterministicFakeEmbedding(size=24)
 TEXTS = [f"text number {i}" for i in range(12)]
@@ -131,6 +133,57 @@ def test_async_search_runs_beside_the_loop(store: RagqVectorStore) -> None:
     assert [found[0].page_content for found in asyncio.run(both())] == TEXTS
 
 
+async def lag_of(work: Awaitable[Any]) -> tuple[Any, float]:
+    """Await some work; return what came out and the longest time, in seconds, that the loop did not turn meanwhile."""
+    worst, done = 0.0, asyncio.ensure_future(work)
+    while not done.done():
+        start = time.perf_counter()
+        await asyncio.sleep(0)
+        await asyncio.wait([done], timeout=0.002)
+        worst = max(worst, time.perf_counter() - start - 0.002)
+    return done.result(), worst
+
+
+def test_32_searches_beside_a_writer_each_see_one_generation_and_leave_the_loop_free(store: RagqVectorStore) -> None:
+    retriever = RagqRetriever(index=store.index, k=len(TEXTS))
+    ids = [str(i) for i in range(len(TEXTS))]
+    finished = asyncio.Event()
+
+    async def write() -> None:
+        for version in range(8):  # all documents at once, so that a generation holds one version alone
+            await store.aadd_texts(TEXTS, [{"version": version}] * len(TEXTS), ids=ids)
+        finished.set()
+
+    async def read(i: int) -> list[list[Document]]:
+        found = []
+        while not finished.is_set():
+            ways = (
+                lambda text: store.asimilarity_search(text, k=len(TEXTS)),
+                lambda text: store.amax_marginal_relevance_search(text, k=len(TEXTS)),
+                retriever.ainvoke,
+            )
+            found.append(await ways[i % 3](TEXTS[i % len(TEXTS)]))
+        return found
+
+    async def everything() -> list[list[list[Document]]]:
+        finished.clear()
+        await store.aadd_texts(TEXTS, [{"version": -1}] * len(TEXTS), ids=ids)
+        writer = asyncio.ensure_future(write())
+        found = await asyncio.gather(*(read(i) for i in range(32)))
+        await writer
+        return found
+
+    lags = []
+    while not lags or (lags[-1] >= 0.05 and len(lags) < 4):  # another process of the machine may take the processor
+        found, lag = asyncio.run(lag_of(everything()))
+        lags.append(lag)
+    assert min(lags) < 0.05
+    answers = [answer for reader in found for answer in reader]
+    assert len(answers) >= 32 and all(len(answer) == len(TEXTS) for answer in answers)
+    assert all(len({document.metadata["version"] for document in answer}) == 1 for answer in answers)
+    assert len({answer[0].metadata["version"] for answer in answers}) > 2
+
+
 def test_retriever_gives_scores_takes_filters_and_survives_pickle(store: RagqVectorStore) -> None:
     retriever = RagqRetriever(index=store.path, k=2, where={"even": False}, model=EMBEDDING, tags=["t"])
     again = pickle.loads(pickle.dumps(retriever))
@@ -143,6 +196,19 @@ def test_retriever_gives_scores_takes_filters_and_survives_pickle(store: RagqVec
     assert len(retriever.invoke(TEXTS[0], where=None, k=5)) == 5
     with pytest.raises(InvalidArgumentError, match="no index"):
         RagqRetriever(index=store.path.with_name("absent.ragq"))
+
+
+def test_a_reranker_may_retrieve_itself(store: RagqVectorStore) -> None:
+    inner = RagqRetriever(index=store.path, k=1, model=EMBEDDING)
+
+    def rerank(query: str, passages: Sequence[str]) -> list[float]:
+        return [float(passage == inner.invoke(TEXTS[2])[0].page_content) for passage in passages]
+
+    with mock.patch("ragq.retrievers.langchain.default_threads", return_value=1):
+        turns.cache_clear()
+        outer = RagqRetriever(index=store.path, k=1, model=EMBEDDING, search={"rerank": rerank})
+        assert outer.invoke(TEXTS[7])[0].page_content == TEXTS[2]
+    turns.cache_clear()
 
 
 def test_a_rag_chain_streams_an_answer_from_what_was_retrieved(store: RagqVectorStore) -> None:
