@@ -12,7 +12,7 @@ import safetensors
 import safetensors.numpy
 from numpy.typing import NDArray
 
-from ragq.checks import check_int, check_metric
+from ragq.checks import check_int, check_metric, normalized
 from ragq.compressors import from_spec
 from ragq.errors import InvalidArgumentError
 from ragq.pipelines.training.corpus import Corpus, Questions, open_corpus, read_labels, read_queries
@@ -226,8 +226,6 @@ def make_texts(kind: str, corpus: Corpus, generator: Any, seed: int, rng: np.ran
 
 def unit(x: Floats, vectors: Vectors) -> Floats:
     """Return query embeddings as the vectors are scaled."""
-    from ragq.checks import normalized
-
     return normalized(x) if vectors.normalize else x
 
 

@@ -34,6 +34,14 @@ def finest_bits(compressor: Compressor) -> float:
     return 8 * compressor.code_size / compressor.dim
 
 
+def refuse_multi_vector(index: Index) -> None:
+    """Raise `InvalidArgumentError` for an index that keeps the tokens of its passages."""
+    if index.manifest.multi_vector is not None:
+        raise InvalidArgumentError(
+            f"{index.path} is a multi-vector index. Learned codecs are for one vector a passage."
+        )
+
+
 def stored_embeddings(index: Index) -> Iterator[NDArray[np.float32]]:
     """Yield the decoded embeddings of what is not deleted, in the order of the rows.
 
@@ -58,6 +66,7 @@ def stored_embeddings(index: Index) -> Iterator[NDArray[np.float32]]:
 
 def index_vectors(index: Index, embeddings: Any, scratch: Path) -> Vectors:
     """Return the embeddings of an index's passages: those given, or the ones that its codes decode to."""
+    refuse_multi_vector(index)
     normalize = index.manifest.normalize
     if embeddings is not None:
         vectors = Vectors.open(embeddings, normalize, scratch)
@@ -92,6 +101,7 @@ def reencode(index: Index, codec: str, embeddings: Any = None, *, seed: int = 0,
     InvalidArgumentError
         Codes too coarse, or embeddings or a codec that do not fit the index.
     """
+    refuse_multi_vector(index)
     compressor = open_codec(codec)
     with index._writing() as transaction:
         manifest = index.manifest

@@ -182,13 +182,10 @@ class Lines:
         self.all: list[dict[str, Any]] = [json.loads(line) for line in kept]
 
     def __call__(self, line: dict[str, Any]) -> None:
-        """Add a line; one of the same epoch gives way to it."""
-        self.all = (
-            [old for old in self.all if old["epoch"] < line["epoch"]]
-            + [old for old in self.all if old["epoch"] > line["epoch"] == 0]
-            + [line]
-        )
-        self.all.sort(key=lambda each: int(each["epoch"]))
+        """Add a line in place of those from its epoch on, which a resumed run does again; the start replaces itself."""
+        epoch = line["epoch"]
+        kept = [old for old in self.all if old["epoch"] < epoch or (epoch == 0 and old["epoch"] > 0)]
+        self.all = sorted([*kept, line], key=lambda each: int(each["epoch"]))
         if self.path is not None:
             write_bytes(self.path, "".join(json.dumps(each) + "\n" for each in self.all).encode())
         self.tell(line)
