@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass, replace
 from itertools import islice
@@ -11,6 +10,7 @@ from typing import TYPE_CHECKING, Any
 import numpy as np
 
 from ragq.manifest import ShardEntry
+from ragq.pipelines.documents import metadata_of
 from ragq.pipelines.feeds import EMBED_ROWS, ReadyFeed, check_rows
 from ragq.pipelines.fitting import SHARD_BYTES, encode, is_small
 from ragq.pipelines.progress import Progress
@@ -194,7 +194,7 @@ def live_passages(shard: Shard) -> Iterator[tuple[list[Passage], Any]]:
         kept = np.ones(batch.num_rows, bool) if shard.deleted is None else ~shard.deleted[start:stop]
         rows = [row for row, keep in zip(batch.to_pylist(), kept, strict=True) if keep]
         passages = [
-            Passage(r["id"], r["passage"], r["text"], r["title"], json.loads(r["metadata"]), r["source"], r["start"])
+            Passage(r["id"], r["passage"], r["text"], r["title"], metadata_of(r, shard.folder), r["source"], r["start"])
             for r in rows
         ]
         before = np.concatenate([[0], np.cumsum(kept)])

@@ -26,6 +26,7 @@ from ragq.snapshot import Snapshot
 __all__ = ["Finding", "canonical", "check_shard", "checkup", "shard_files"]
 
 CHUNK_ROWS = 4096
+LARGEST_TEXT = 1 << 40  # characters of a document
 
 
 @dataclass(frozen=True)
@@ -196,7 +197,7 @@ def read_names(shard: Shard) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
     for batch in shard.docs_batches(["id", "passage", "metadata", "start"]):
         ids += batch.column(0).to_pylist()
         numbers += batch.column(1).to_pylist()
-        ok = all(start >= 0 for start in batch.column(3).to_pylist())
+        ok = all(0 <= start <= LARGEST_TEXT for start in batch.column(3).to_pylist())
         for text in batch.column(2).to_pylist():
             try:
                 ok = ok and isinstance(json.loads(text), dict)
@@ -204,7 +205,7 @@ def read_names(shard: Shard) -> tuple[NDArray[np.object_], NDArray[np.int64]]:
                 ok = False
         if not ok:
             path = shard.folder / shard.entry.docs.name
-            raise CorruptIndexError(f"{path} holds metadata that is not a JSON object, or a place before the text.")
+            raise CorruptIndexError(f"{path} holds metadata that is not a JSON object, or a place outside of its text.")
     return np.asarray([*ids, None], object)[:-1], np.asarray(numbers, np.int64)
 
 

@@ -356,13 +356,13 @@ def documents_of(shard: Shard) -> Iterator[Document]:
     for batch in shard.docs_batches(COLUMNS):
         for row, fields in enumerate(batch.to_pylist(), start):
             if fields["passage"] == 0 and rows:
-                yield join_passages(rows)
+                yield join_passages(rows, shard.folder)
                 rows = []
             if shard.deleted is None or not shard.deleted[row]:
                 rows.append(fields)
         start += batch.num_rows
     if rows:
-        yield join_passages(rows)
+        yield join_passages(rows, shard.folder)
 
 
 def rebuild_structure(folder: Path, manifest: Manifest) -> None:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Iterator, Sequence
 from functools import cached_property
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -14,7 +14,7 @@ from ragq.checks import check_embeddings, check_int, normalized
 from ragq.compressors import Compressor
 from ragq.errors import InvalidArgumentError
 from ragq.filters import Where, matching_rows
-from ragq.pipelines.documents import COLUMNS, fetch, join_passages
+from ragq.pipelines.documents import COLUMNS, fetch, join_passages, metadata_of
 from ragq.pipelines.fitting import full_shard, load_compressor
 from ragq.retrievers.lexical import Lexical, Ranking
 from ragq.retrievers.scan import scan
@@ -157,7 +157,8 @@ class View:
         """Return rankings as hits, with their texts."""
         rows = np.concatenate([np.empty(0, np.int64), *(found for found, _ in rankings)])
         fields = iter(fetch(self.snapshot, rows, COLUMNS).to_pylist() if len(rows) else [])
-        return [[to_hit(next(fields), float(score)) for score in scores] for _, scores in rankings]
+        folder = self.snapshot.folder
+        return [[to_hit(next(fields), float(score), folder) for score in scores] for _, scores in rankings]
 
     def rows_of(self, hits: Sequence[Hit]) -> NDArray[np.int64]:
         """Return the rows of hits; raise `InvalidArgumentError` when a passage is not there (any more)."""
@@ -174,7 +175,7 @@ class View:
         """Return documents by id, in the order of `ids`, without those that are not there."""
         rows = [found for found in self.snapshot.find(ids) if len(found)]
         fields = iter(fetch(self.snapshot, np.concatenate(rows), COLUMNS).to_pylist() if rows else [])
-        return [join_passages([next(fields) for _ in found]) for found in rows]
+        return [join_passages([next(fields) for _ in found], self.snapshot.folder) for found in rows]
 
     def documents(self) -> Iterator[Document]:
         """Yield the documents in insertion order."""
@@ -184,23 +185,23 @@ class View:
             for batch in shard.docs_batches(COLUMNS):
                 for row, fields in enumerate(batch.to_pylist(), start):
                     if fields["passage"] == 0 and rows:
-                        yield join_passages(rows)
+                        yield join_passages(rows, self.snapshot.folder)
                         rows = []
                     if shard.deleted is None or not shard.deleted[row]:
                         rows.append(fields)
                 start += batch.num_rows
             if rows:
-                yield join_passages(rows)
+                yield join_passages(rows, self.snapshot.folder)
 
 
-def to_hit(row: dict[str, Any], score: float) -> Hit:
+def to_hit(row: dict[str, Any], score: float, folder: Path) -> Hit:
     """Return a row of the docs files as a hit."""
     return Hit(
         id=f"{row['id']}#{row['passage']}",
         score=score,
         text=row["text"],
         title=row["title"],
-        metadata=json.loads(row["metadata"]),
+        metadata=metadata_of(row, folder),
         document_id=row["id"],
     )
 

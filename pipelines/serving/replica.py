@@ -16,7 +16,7 @@ from numpy.typing import NDArray
 from ragq.errors import CorruptIndexError, InvalidArgumentError, RagqError
 from ragq.filters import evaluate_rows, known_fields, unknown_fields
 from ragq.manifest import MANIFEST, Manifest
-from ragq.pipelines.documents import COLUMNS, fetch
+from ragq.pipelines.documents import COLUMNS, fetch, metadata_of
 from ragq.pipelines.token_view import open_view
 from ragq.pipelines.view import TUNED, Masks
 from ragq.remote import locate
@@ -151,7 +151,7 @@ class Replica:
                 "document_id": row["id"],
                 "title": row["title"],
                 "text": row["text"],
-                "metadata": json.loads(row["metadata"]),
+                "metadata": metadata_of(row, self.folder),
             }
             for row in table.to_pylist()
         ]

@@ -17,9 +17,9 @@ from ragq.manifest import MANIFEST, Manifest, StructureEntry
 from ragq.pipelines.checkup import checkup
 from ragq.pipelines.readers import open_embeddings, read
 from ragq.pipelines.repair import repair
-from ragq.shards import IDS_SCHEMA, write_batch
+from ragq.shards import DOCS_SCHEMA, IDS_SCHEMA, write_batch
 from ragq.storage import write_bytes
-from tests.indexes import make
+from tests.indexes import make, words_model
 
 
 def test_a_lookup_that_is_not_sorted_is_corrupt(tmp_path: Path) -> None:
@@ -53,6 +53,33 @@ def test_names_that_cannot_be_are_corrupt_wherever_they_are_used(tmp_path: Path,
             with pytest.raises(CorruptIndexError):
                 use()
     assert [finding.part for finding in checkup(path)] == ["docs"]
+
+
+def with_field(path: Path, name: str, value: object) -> None:
+    """Change a field of the first passage of an index, checksums included."""
+    manifest = Manifest.load(path / MANIFEST, (path / MANIFEST).read_bytes())
+    shard = manifest.shards[0]
+    rows = pa.ipc.open_file(path / shard.docs.name).read_all().to_pylist()
+    rows[0][name] = value
+    entry = write_batch(path, shard.docs.name, pa.RecordBatch.from_pylist(rows, DOCS_SCHEMA))
+    write_bytes(path / MANIFEST, replace(manifest, shards=(replace(shard, docs=entry),)).dump())
+
+
+@pytest.mark.parametrize(
+    ("name", "value"), [("metadata", '{"a": \n'), ("metadata", "[]"), ("start", 1 << 62), ("start", -1)]
+)
+def test_passages_that_make_no_document_are_corrupt(tmp_path: Path, name: str, value: object) -> None:
+    path = tmp_path / "index"
+    make(path, 6).close()
+    with_field(path, name, value)
+    assert [finding.part for finding in checkup(path)] == ["docs"]
+    with ragq.open(path, model=words_model) as index:
+        for use in (lambda: list(index), lambda: index.get("d0")):
+            with pytest.raises(CorruptIndexError, match="'d0'"):
+                use()
+        if name == "metadata":
+            with pytest.raises(CorruptIndexError, match="'d0'"):
+                index.search("text", 6)
 
 
 def test_a_structure_without_files_is_found(tmp_path: Path) -> None:
