@@ -182,11 +182,11 @@ def decode(codes: Codes, codebook: Floats, offsets: NDArray[np.int64]) -> Floats
 
 def tables(queries: Floats, codebook: Floats, offsets: NDArray[np.int64]) -> Floats:
     """Return the inner products of queries with every codeword, `(n_queries, M, K)`."""
-    if len(queries) * len(codebook) <= FEW_PRODUCTS:
-        return np.add.reduceat(queries[:, :, None] * codebook.T, offsets[:-1], axis=1)
     if len(queries) == 1 and (np.diff(offsets) == offsets[1]).all():  # equal parts: one call for all
         parts, words = (a.reshape(len(a), len(offsets) - 1, -1) for a in (queries, codebook))
         return np.matmul(words.transpose(1, 0, 2), parts.transpose(1, 2, 0))[None, :, :, 0]
+    if len(queries) * len(codebook) <= FEW_PRODUCTS:
+        return np.add.reduceat(queries[:, :, None] * codebook.T, offsets[:-1], axis=1)
     found = np.empty((len(queries), len(offsets) - 1, len(codebook)), np.float32)
     for m, (start, stop) in enumerate(pairwise(offsets)):
         found[:, m] = queries[:, start:stop] @ codebook[:, start:stop].T
