@@ -10,6 +10,10 @@ where ``floor_t`` is T of the best centroid that was not probed: no document can
 probed this is the centroid interaction of PLAID (Santhanam, Khattab, Potts and Zaharia, CIKM 2022, section 4.2), whose
 stage 1 looks only at documents that hold a probed centroid; here they get the floors, and rank last.
 
+On the token embeddings of MiniLM, 1,024 centroids (128 bytes) put 99 % of exact MaxSim's ten best among the 100
+candidates on Cranfield and 87 % on SciFact; ``MUVERA(20,4,8,axes,unit),PQ320x8`` (320 bytes) 93 % and 87 %, and without its two
+options 90 % and 79 %.
+
 Bytes per document: ``n / 8``.
 """
 
