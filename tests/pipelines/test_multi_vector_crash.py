@@ -72,7 +72,7 @@ def states(server: TokenServer) -> Iterator[dict[str, tuple[Path, State, State]]
         yield found
 
 
-STRIDES = [("killed before", 17), pytest.param("killed before", 3, marks=pytest.mark.slow)]
+STRIDES = [("killed before", 29), pytest.param("killed before", 3, marks=pytest.mark.slow)]
 STRIDES += [pytest.param(how, 9, marks=pytest.mark.slow) for how in ("killed after", "EIO", "ENOSPC")]
 
 
