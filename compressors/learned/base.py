@@ -45,7 +45,7 @@ class LearnedPQ(Quantizer):
     bits : int
         8, or 4 for codes that a byte shuffle looks up.
     tree : bool
-        Start from VTQ, whose neighbouring codewords overlap: better, slower to fit and encode.
+        Start from VTQ, whose neighbouring codewords overlap: better, and much slower to fit and encode.
     """
 
     state_names = ("query_mean_", "query_map_", "query_codebook_")

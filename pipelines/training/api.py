@@ -27,8 +27,8 @@ __all__ = ["train"]
 
 Floats = NDArray[np.float32]
 DEFAULT_CODECS = {  # 48 bytes each
-    "distill-vq": "DistillVQ48(tree)",
-    "jpq": "JPQ48(tree)",
+    "distill-vq": "DistillVQ48",
+    "jpq": "JPQ48",
     "mopq": "MoPQ48",
     "repconc": "RepCONC48",
     "bpr": "BPR384",

@@ -121,8 +121,7 @@ class Trainer:
             self.stale = 0 if improved else self.stale + 1
             if improved:
                 self.best = Best(self.epoch, measured.mean, dict(self.codec.state))
-            line = {"epoch": self.epoch, "loss": round(loss, 6), measured.name: round(measured.mean, 5)}
-            line |= {"agreement@10": round(measured.agreement, 5), "best": improved}
+            line = {"epoch": self.epoch, "loss": round(loss, 6)} | measured.line | {"best": improved}
             line |= (codebook_use(encoded.block) or {}) | {"reseeded": reseeded}
             self.log(line | {"seconds": round(time.perf_counter() - began, 2)})
             self._save()

@@ -35,7 +35,7 @@ class Trained:
     codec : Compressor
         The best codec on the validation queries: trained, or the start.
     measure : str
-        What decided: ``ndcg@10``, or ``dense-ndcg@10`` without labels.
+        What decided: ``mixed-ndcg@10``, or ``dense-ndcg@10`` without labels; see `Validation`.
     start, value : float
         What the start and `codec` reach.
     epoch : int
@@ -110,7 +110,7 @@ def train_codec(
     validation = Validation(vectors, data.validation, data.validation_labels)
     codec, before = best_start(vectors, data, settings, spec, validation)
     lines = Lines(None if out is None else out / LOG, resume, log)
-    lines({"epoch": 0, before.name: round(before.mean, 5), "agreement@10": round(before.agreement, 5)})
+    lines({"epoch": 0} | before.line)
     trainer = Trainer(codec, vectors, data, validation, settings, out, lines)
     best = trainer.run(before, resume)
     codec = from_spec(spec).load_state(best.state)
