@@ -58,5 +58,7 @@ def expected_files(path: Path) -> set[str]:
 @contextmanager
 def small_shards(rows: int) -> Iterator[None]:
     """Let `Index.add` and `Index.compact` fill shards of a few rows."""
+    import ragq.pipelines.api  # noqa: F401 - first, or its defaults would be bound to the patched number for good
+
     with mock.patch("ragq.pipelines.fitting.SHARD_ROWS", rows):
         yield
