@@ -89,6 +89,7 @@ def serving(
     start_worker: Callable[[], Worker] | None = None,
     embedder: Callable[[Any], Embedder | None] = lambda _: load_embedder(words_model),
     reload_seconds: float = 0.05,
+    patience: float = 60,
 ) -> Iterator[Client]:
     """Serve an index until the end of the block."""
     limits = limits or Limits()
@@ -112,7 +113,7 @@ def serving(
     thread = threading.Thread(target=main)
     thread.start()
     try:
-        assert ready.wait(60)
+        assert ready.wait(patience)
         if failures:
             raise failures[0]
         yield Client(urls[0], service)

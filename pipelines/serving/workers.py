@@ -28,6 +28,7 @@ from ragq.pipelines.serving.replica import Replica
 
 __all__ = ["LANES", "LocalWorker", "RayWorker", "Worker", "WorkerDiedError"]
 
+CONNECTING = threading.Lock()  # workers start side by side, and a process connects to Ray once
 LANES = {"scan": "scan", "fetch": "fetch", "find": "fetch", "open": "filter", "release": "filter", "prepare": "filter"}
 
 
@@ -140,7 +141,8 @@ class RayWorker:
     """
 
     def __init__(self, folder: str, threads: int | None = None, address: str | None = None) -> None:
-        self._ray = ray = connect(address)[0]
+        with CONNECTING:
+            self._ray = ray = connect(address)[0]
         actor = ray.remote(num_cpus=0, max_concurrency=len(set(LANES.values())) + 1)(Replica)
         self._actor = actor.remote(folder, threads)
 

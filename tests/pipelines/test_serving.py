@@ -520,7 +520,7 @@ def test_the_page_runs_its_own_script_alone(client: Client) -> None:
 def test_replicas_can_be_ray_actors(index: ragq.Index) -> None:
     from ragq.pipelines.serving.workers import RayWorker
 
-    with serving(index.path, start_worker=lambda: RayWorker(str(index.path), 1)) as client:
+    with serving(index.path, start_worker=lambda: RayWorker(str(index.path), 1), patience=240) as client:
         for where in FILTERS:
             answer = client.post("/v1/search", {"query": "text 3", "k": 7, "where": where})
             assert answer.value["hits"] == plain(index.search("text 3", 7, where))
