@@ -121,8 +121,9 @@ def reencode(index: Index, codec: str, embeddings: Any = None, *, seed: int = 0,
                     series.add(passages, encode(compressor, x, manifest.normalize))
                     progress("encode", done := done + len(passages), manifest.rows)
             entries = tuple(series.finish())
-        changed = {"spec": compressor.spec, "compressor": saved, "structure": None, "shards": entries}
-        transaction.manifest = replace(transaction.manifest, **changed)
+        transaction.manifest = replace(
+            transaction.manifest, spec=compressor.spec, compressor=saved, structure=None, shards=entries
+        )
         transaction.commit()
         index.refresh()
 
