@@ -93,6 +93,33 @@ void check(const char* name, Case& input, int64_t n, double tolerance, Scan scan
     }
 }
 
+// Each query's documents: all of them, but for every seventh.
+std::vector<int64_t> places(int64_t queries, int64_t documents) {
+    std::vector<int64_t> out(queries * documents);
+    for (size_t i = 0; i < out.size(); ++i) out[i] = i % 7 ? static_cast<int64_t>(i) % documents : -1;
+    return out;
+}
+
+// Documents of codewords, with sub-quantizers of one to five dimensions.
+void chosen_codewords(Case& c) {
+    std::vector<int64_t> cuts = {0}, offsets(c.rows / 3 + 1), query_offsets(c.queries + 1);
+    while (cuts.back() < c.dim) cuts.push_back(std::min<int64_t>(c.dim, cuts.back() + 1 + generator() % 5));
+    for (int64_t& offset : offsets) offset = c.rows ? generator() % (c.rows + 1) : 0;
+    std::sort(offsets.begin(), offsets.end());
+    for (int64_t i = 0; i <= c.queries; ++i) query_offsets[i] = i;
+    const int64_t m = static_cast<int64_t>(cuts.size()) - 1, pairs = (m + 1) / 2, documents = c.rows / 3;
+    const auto high = bytes(c.padded * pairs), low = bytes(c.padded * pairs);
+    const auto queries = floats(c.queries * c.dim), book = floats(256 * c.dim), weight = floats(c.queries);
+    const auto every = places(c.queries, documents);
+    const DenseCodes none = {Value::f32, nullptr, 0, c.dim, nullptr, queries.data()};
+    for (const uint8_t* second : {static_cast<const uint8_t*>(nullptr), low.data()}) {
+        const LutCodes codes = {high.data(), second, pairs, m, nullptr};
+        const ChosenDocuments chosen = {none, codes, book.data(), cuts.data(), c.scale.data(), c.shift.data(),
+                                        weight.data(), offsets.data(), query_offsets.data(), every.data(), documents};
+        check("maxsim codewords", c, documents, 1e-3, [&](const Request& r) { maxsim_chosen(r, chosen); });
+    }
+}
+
 void luts(Case& c) {
     const int64_t pairs = (c.dim + 1) / 2;
     const auto high = bytes(c.padded * pairs), low = bytes(c.padded * pairs);
@@ -133,6 +160,11 @@ void dense_and_maxsim(Case& c) {
         const auto tokens = bytes((c.rows + 7) / 8);
         const MaxSim late = {input, offsets.data(), query_offsets.data(), tokens.data()};
         check("maxsim", c, documents, tolerance, [&](const Request& r) { maxsim_topk(r, late); });
+
+        const auto every = places(c.queries, documents);
+        const ChosenDocuments chosen = {input, {}, nullptr, nullptr, nullptr, nullptr, nullptr, offsets.data(),
+                                        query_offsets.data(), every.data(), documents};
+        check("maxsim chosen", c, documents, tolerance, [&](const Request& r) { maxsim_chosen(r, chosen); });
     }
 }
 
@@ -168,6 +200,7 @@ int main(int argc, char** argv) {
         Case c;
         luts(c);
         dense_and_maxsim(c);
+        chosen_codewords(c);
         bits(c);
     }
     std::printf("%d cases, sets:", cases);
