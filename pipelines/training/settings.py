@@ -72,7 +72,7 @@ class Settings:
     hard: int = 8
     random: int = 256
     positives: int = 1
-    labels: float = 0.2
+    labels: float = 0.02  # the cross entropy is some ten times the divergence
     cutoff: int = 100
     hardest: int = 0
     reconstruction: float = 0.0
