@@ -287,9 +287,9 @@ def rewrite(folder: Path, change: Callable[[dict], Any]) -> None:
 
 
 def test_a_newer_format_is_refused_with_the_way_out(run: Run, old: Path) -> None:
-    rewrite(old, lambda body: body.update(format=2, something="new"))
+    rewrite(old, lambda body: body.update(format=3, something="new"))
     for command in (["verify", old], ["delete", old, "d0"], ["index", *READY, "-o", old]):
-        fails(run(*command), "has format 2; this ragq reads 1 to 1. Update ragq")
+        fails(run(*command), "has format 3; this ragq reads 1 to 2. Update ragq")
 
 
 @pytest.mark.parametrize("name", ["../outside", "/etc/passwd", "shards/../../outside", "shards/./x", "", ".", "a\0b"])
@@ -351,4 +351,4 @@ def test_no_index(run: Run, tmp_path: Path) -> None:
         for command in ("info", "verify", "compact"):
             fails(run(command, name), "no index at|is not an index")
     fails(run("delete", "nowhere", "d0"), "Make one with: ragq index SOURCE")
-    fails(run("info", "s3://bucket/index"), "is a URL")
+    fails(run("info", "ftp://bucket/index"), "is a URL, and neither s3:// nor gs://")

@@ -134,6 +134,7 @@ def test_a_kill_at_any_moment_leaves_the_old_or_the_new_generation(
             path = start(change, before, Path(root) / "index")
             status = server(change, path, kill_after=rng.uniform(0, seconds * 1.1))["status"]
             killed += status == -9
+            seconds *= 1 if status == -9 else 0.7  # it ended first: it is quicker than when it was timed
             check_after(change, path, old, new, status)
     assert killed > 0
 
