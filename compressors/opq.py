@@ -2,8 +2,8 @@
 
 ``min over R, C of sum |R'x - pq(R'x)|^2``. It starts from the principal axes, dealt to the M parts so that the
 products of their variances are balanced (the parametric solution, "OPQ-P"), then takes turns ("OPQ-NP"): with the
-rotation fixed, one round of k-means in every part; with the codes fixed, the rotation ``R = U V'`` of the singular value
-decomposition ``X'Y = U S V'`` (orthogonal Procrustes), `Y` being the decoded ``R'x``.
+rotation fixed, one round of k-means in every part; with the codes fixed, the rotation ``R = U V'`` of the singular
+value decomposition ``X'Y = U S V'`` (orthogonal Procrustes), `Y` being the decoded ``R'x``.
 
 Ge, He, Ke and Sun, "Optimized product quantization", TPAMI 2014.
 

@@ -15,7 +15,7 @@ DIM = 8
 
 
 def word_vectors(texts: Sequence[str]) -> list[np.ndarray]:
-    """Embed each word as a vector of small integers, so that MaxSim of them is exact in float32; no word but "-", no vector."""
+    """Embed each word as a vector of small integers, so that their MaxSim is exact in float32; "-" has no vector."""
     made = []
     for text in texts:
         bits = [xxhash.xxh3_64_intdigest(word.encode()) for word in text.split() if word != "-"]

@@ -32,6 +32,7 @@ def test_recall_is_one_for_exact_codes_and_less_for_coarse_ones() -> None:
 
 
 def test_the_best_of_a_budget_comes_first() -> None:
-    table = markdown([Row(48, "a", "X", 48, 9, 0.5, 1), Row(48, "b", "Y", 47, 9, 0.6, 1), Row(96, "c", "Z", 96, 9, 0.1, 1)])
+    rows = [Row(48, "a", "X", 48, 9, 0.5, 1), Row(48, "b", "Y", 47, 9, 0.6, 1), Row(96, "c", "Z", 96, 9, 0.1, 1)]
+    table = markdown(rows)
     assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == ["c", "b", "a"]
     assert size_of("PQ0x8", 384) == float("inf")
