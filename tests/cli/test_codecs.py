@@ -15,6 +15,7 @@ from ragq.compressors.catalogue import catalogue
 from ragq.errors import InvalidArgumentError
 
 
+@pytest.mark.slow
 def test_the_price_is_what_encoding_takes() -> None:
     x = np.random.default_rng(0).normal(size=(300, 64)).astype(np.float32)
     for offer in catalogue(64):

@@ -31,6 +31,7 @@ def fuzz(count: int) -> list[dict]:
     return results
 
 
+@pytest.mark.slow
 def test_a_few_hundred_inputs_find_nothing() -> None:
     assert [line for result in fuzz(400) for line in result["found"]] == []
 

@@ -42,6 +42,7 @@ def test_queries_are_pooled_only_when_asked() -> None:
     assert shape(ClusterPooling(8, 2), "query") == [2, 2]
 
 
+@pytest.mark.slow
 @pytest.mark.parametrize("labelled", [False, True])
 def test_a_token_map_lowers_the_loss_that_it_is_trained_for(labelled: bool) -> None:
     documents, queries = tokens(30, longest=16, seed=1), tokens(20, seed=2)

@@ -96,6 +96,7 @@ def test_no_method_returns_less_than_its_start(method: str, x: Floats, queries: 
     assert again == pytest.approx(trained.value)
 
 
+@pytest.mark.slow
 def test_distillation_helps_on_queries_that_lie_off_the_documents(x: Floats, queries: Floats) -> None:
     data = both(x, queries)
     plain = from_spec(SPECS["jpq"]).fit(x)
@@ -453,6 +454,7 @@ def test_titles_and_sentences_come_from_the_documents() -> None:
     assert len(chosen) == 2 and chosen == [part for part in parts if part in chosen]
 
 
+@pytest.mark.slow
 def test_made_queries_are_embedded_once(x: Floats, queries: Floats, tmp_path: Path) -> None:
     calls: list[int] = []
 
@@ -518,6 +520,7 @@ def test_a_cross_encoder_teaches_margins(x: Floats, queries: Floats) -> None:
     assert found.scores[1].std() == pytest.approx(dense.std(), rel=1e-3)  # in the units of the dense scores
 
 
+@pytest.mark.slow
 def test_margins_pull_a_document_up(x: Floats, queries: Floats) -> None:
     data = both(x, queries)
     rows = Vectors(x).search(data.queries, 5)[1]
