@@ -2,11 +2,19 @@
 
 from __future__ import annotations
 
+from importlib.util import find_spec
 from typing import Any
 
 from ragq.errors import missing_extra
 
-__all__ = ["AbsentComponent", "absent_base"]
+__all__ = ["AbsentComponent", "absent_base", "require"]
+
+
+def require(extra: str, *libraries: str) -> None:
+    """Raise `MissingExtraError` unless the libraries of an extra are installed, which another library would ask for."""
+    for library in libraries:
+        if find_spec(library) is None:
+            raise missing_extra(library, extra)
 
 
 def absent_base(library: str, extra: str) -> type:

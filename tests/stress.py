@@ -7,6 +7,7 @@ is there once and of one version, and searches find exactly what the documents s
 
 from __future__ import annotations
 
+import gc
 import json
 import os
 import random
@@ -73,6 +74,7 @@ def reader(path: Path, seconds: float, seed: int) -> dict[str, Any]:
     generations: set[int] = set()
     samples: list[tuple[int, float]] = []
     checks = 0
+    before = handles()[0]
     index = ragq.open(path)
     while time.monotonic() < end:
         for _ in range(rng.randrange(1, 4)):  # what is held stays as it is, whatever the writer does
@@ -85,12 +87,14 @@ def reader(path: Path, seconds: float, seed: int) -> dict[str, Any]:
             index.refresh()
         samples.append(handles())
     index.close()
+    del index
+    gc.collect()
     third = max(1, len(samples) // 3)
     early, late = samples[:third], samples[-third:]
     return {
         "checks": checks,
         "generations": len(generations),
-        "handles": [max(h for h, _ in early), max(h for h, _ in late)],
+        "handles": [before, max(h for h, _ in samples), handles()[0]],  # at first, at most (as shards are), after close
         "megabytes": [round(max(m for _, m in early), 1), round(max(m for _, m in late), 1)],
     }
 

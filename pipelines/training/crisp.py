@@ -23,6 +23,7 @@ from sentence_transformers.multi_vector_encoder.modules.token_pooling import Bas
 from torch import Tensor
 from torch.nn import functional
 
+from ragq.absent import require
 from ragq.checks import check_int
 from ragq.compressors import _cpu
 from ragq.compressors.pooling import MAP, POOL, check_size, sizes
@@ -133,6 +134,7 @@ def train_crisp(
     InvalidArgumentError
         Fewer than two pairs: a batch needs a wrong answer.
     """
+    require("train", "accelerate", "datasets")
     from datasets import Dataset
     from sentence_transformers.multi_vector_encoder import (
         MultiVectorEncoderTrainer,

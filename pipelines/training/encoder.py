@@ -16,6 +16,7 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
+from ragq.absent import require
 from ragq.checks import check_int
 from ragq.compressors import Compressor, from_spec
 from ragq.errors import InvalidArgumentError
@@ -149,6 +150,7 @@ def encode(model: Any, texts: Sequence[str], vectors: Vectors) -> NDArray[np.flo
 
 def fit(model: Any, loss: IndexLoss, texts: list[str], folder: Path, epochs: int, batch: int, seed: int) -> None:
     """Run the sentence-transformers trainer."""
+    require("train", "accelerate", "datasets")
     from datasets import Dataset
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
