@@ -74,7 +74,7 @@ class TokenBuild(Build):
             )
         reader = None if self.source is None else read(self.source, aligned=True)
         code_bytes = self.recipe.compressor().token_codec.code_size_at(opened.dim)
-        return ReadyTokenFeed(opened, reader, shard_rows, code_bytes, 0, SHARD_BYTES)
+        return ReadyTokenFeed(opened, reader, shard_rows, code_bytes, SHARD_BYTES)
 
     def fitted(self, feed: Any) -> Any:
         """Return the compressor, fitted on a seeded sample of passages; saved before anything is encoded with it."""

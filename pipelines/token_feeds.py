@@ -137,8 +137,7 @@ class ReadyTokenFeed(ReadyFeed):
     reader : Reader, optional
     shard_rows : int
     code_bytes : int
-        Bytes of a vector's code, which with those of a first stage say how many documents a shard's writer can hold.
-    first_bytes : int
+        Bytes of a vector's code, which say how many documents a shard's writer can hold.
     limit : int
         Bytes that it may hold.
     """
@@ -149,12 +148,11 @@ class ReadyTokenFeed(ReadyFeed):
         reader: Reader | None,
         shard_rows: int,
         code_bytes: int = 0,
-        first_bytes: int = 0,
         limit: int = 1,
     ) -> None:
         super().__init__(embeddings, reader, shard_rows)
         self._ready = embeddings
-        size = embeddings.offsets * code_bytes + np.arange(len(embeddings) + 1) * first_bytes
+        size = embeddings.offsets * code_bytes
         self.cuts, start = [], 0
         while start < len(embeddings):
             start = min(

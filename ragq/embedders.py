@@ -162,8 +162,8 @@ class SentenceTransformerEmbedder:
         return np.ascontiguousarray(rows, dtype=np.float32)
 
 
-class CallableEmbedder:
-    """A function from a list of n texts to an array of shape (n, dim), used for documents and queries alike.
+class FunctionModel:
+    """What a function that embeds has in common, whatever it returns for a text; used for documents and queries alike.
 
     Nothing tells two functions apart but the dimension of what they return: keep them the same for one index.
     """
@@ -189,13 +189,21 @@ class CallableEmbedder:
         """Kind, name of the function and dimension."""
         return {"kind": "callable", "model": self.name, "dim": self.dim}
 
+    def encode_documents(self, texts: Sequence[str]) -> Any:
+        """Return what the function returns for `texts`, checked."""
+        raise NotImplementedError
+
+    def encode_queries(self, texts: Sequence[str]) -> Any:
+        """Return what the function returns for `texts`, checked."""
+        return self.encode_documents(texts)
+
+
+class CallableEmbedder(FunctionModel):
+    """A function from a list of n texts to an array of shape (n, dim)."""
+
     def encode_documents(self, texts: Sequence[str]) -> Floats:
         """Return what the function returns for `texts`, checked, as float32 of shape (n, dim)."""
         return self._checked(self.function(list(texts)), len(texts)) if len(texts) else self._empty()
-
-    def encode_queries(self, texts: Sequence[str]) -> Floats:
-        """Return what the function returns for `texts`, checked, as float32 of shape (n, dim)."""
-        return self.encode_documents(texts)
 
     def _empty(self) -> Floats:
         return np.empty((0, self.dim), np.float32)

@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ragq.checks import check_int
-from ragq.embedders import DEFAULT_MODEL, locate, no_progress_bar, not_loaded
+from ragq.embedders import DEFAULT_MODEL, FunctionModel, locate, no_progress_bar, not_loaded
 from ragq.errors import InvalidArgumentError
 from ragq.fingerprints import weights_sha256
 from ragq.tokens import TokenEmbeddings
@@ -152,32 +152,8 @@ class MultiVectorEmbedder:
         return TokenEmbeddings.from_list([np.asarray(row, np.float32) for row in rows], self.dim)
 
 
-class FunctionTokenEmbedder:
-    """A function from a list of n texts to n arrays of shape (tokens, dim), used for documents and queries alike.
-
-    Nothing tells two functions apart but the dimension of what they return: keep them the same for one index.
-    """
-
-    max_tokens: int | None = None
-    tokenizer: Any = None
-
-    def __init__(self, function: Callable[[list[str]], Any]) -> None:
-        self.function = function
-        self.name = getattr(function, "__qualname__", type(function).__qualname__)
-        self._dim: int | None = None
-
-    @property
-    def dim(self) -> int:
-        """Dimensions of a token embedding; asks the function once."""
-        if self._dim is None:
-            self.encode_documents(["dimension"])
-        assert self._dim is not None
-        return self._dim
-
-    @property
-    def fingerprint(self) -> dict[str, Any]:
-        """Kind, name of the function and dimension."""
-        return {"kind": "callable", "model": self.name, "dim": self.dim}
+class FunctionTokenEmbedder(FunctionModel):
+    """A function from a list of n texts to n arrays of shape (tokens, dim)."""
 
     def encode_documents(self, texts: Sequence[str]) -> TokenEmbeddings:
         """Return what the function returns for `texts`, checked."""
@@ -192,10 +168,6 @@ class FunctionTokenEmbedder:
             )
         self._dim = tokens.dim
         return tokens
-
-    def encode_queries(self, texts: Sequence[str]) -> TokenEmbeddings:
-        """Return what the function returns for `texts`, checked."""
-        return self.encode_documents(texts)
 
 
 def load_token_embedder(

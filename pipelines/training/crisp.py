@@ -23,12 +23,12 @@ from sentence_transformers.multi_vector_encoder.modules.token_pooling import Bas
 from torch import Tensor
 from torch.nn import functional
 
-from ragq.absent import require
 from ragq.checks import check_int
 from ragq.compressors import _cpu
 from ragq.compressors.pooling import MAP, POOL, check_size, sizes
 from ragq.compressors.tokens import check_tokens
 from ragq.errors import InvalidArgumentError
+from ragq.pipelines.training.settings import trainer_options
 from ragq.tokens import TokenEmbeddings
 
 __all__ = ["ClusterPooling", "train_crisp", "train_token_map"]
@@ -134,7 +134,7 @@ def train_crisp(
     InvalidArgumentError
         Fewer than two pairs: a batch needs a wrong answer.
     """
-    require("train", "accelerate", "datasets")
+    options = trainer_options(Path(output), epochs, batch, len(pairs), rate, seed)
     from datasets import Dataset
     from sentence_transformers.multi_vector_encoder import (
         MultiVectorEncoderTrainer,
@@ -145,19 +145,7 @@ def train_crisp(
     check_int(len(pairs), "pairs", 2)
     model.append(ClusterPooling(size, query_size))
     data = Dataset.from_dict({"query": [query for query, _ in pairs], "document": [text for _, text in pairs]})
-    arguments = MultiVectorEncoderTrainingArguments(
-        output_dir=str(output),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=min(batch, len(pairs)),
-        learning_rate=rate,
-        seed=seed,
-        data_seed=seed,
-        dataloader_drop_last=True,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
-    )
+    arguments = MultiVectorEncoderTrainingArguments(**options, dataloader_drop_last=True)
     loss = MultiVectorMultipleNegativesRankingLoss(model, scale=scale)
     try:
         MultiVectorEncoderTrainer(model=model, args=arguments, train_dataset=data, loss=loss).train()

@@ -16,14 +16,13 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
 
-from ragq.absent import require
 from ragq.checks import check_int
 from ragq.compressors import Compressor, from_spec
 from ragq.errors import InvalidArgumentError
 from ragq.pipelines.codecs import save_codec
 from ragq.pipelines.training import losses
 from ragq.pipelines.training.data import Pools, TrainingQueries
-from ragq.pipelines.training.settings import settings_for
+from ragq.pipelines.training.settings import settings_for, trainer_options
 from ragq.pipelines.training.students import make_student
 from ragq.pipelines.training.validation import Encoded, Validation
 from ragq.pipelines.training.vectors import Vectors
@@ -150,23 +149,12 @@ def encode(model: Any, texts: Sequence[str], vectors: Vectors) -> NDArray[np.flo
 
 def fit(model: Any, loss: IndexLoss, texts: list[str], folder: Path, epochs: int, batch: int, seed: int) -> None:
     """Run the sentence-transformers trainer."""
-    require("train", "accelerate", "datasets")
+    options = trainer_options(folder, epochs, batch, len(texts), ENCODER_RATE, seed)
     from datasets import Dataset
     from sentence_transformers import SentenceTransformerTrainer, SentenceTransformerTrainingArguments
 
     data = Dataset.from_dict({"query": texts, "label": list(range(len(texts)))})
     arguments = SentenceTransformerTrainingArguments(
-        output_dir=str(folder),
-        num_train_epochs=epochs,
-        per_device_train_batch_size=min(batch, len(texts)),
-        learning_rate=ENCODER_RATE,
-        learning_rate_mapping={r"^student\.": CODEC_RATE},
-        warmup_steps=0.1,
-        seed=seed,
-        data_seed=seed,
-        save_strategy="no",
-        report_to=[],
-        disable_tqdm=True,
-        use_cpu=not torch.cuda.is_available(),
+        **options, learning_rate_mapping={r"^student\.": CODEC_RATE}, warmup_steps=0.1
     )
     SentenceTransformerTrainer(model=model, args=arguments, train_dataset=data, loss=loss).train()

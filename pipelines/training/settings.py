@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from dataclasses import dataclass, fields, replace
+from pathlib import Path
 from typing import Any
 
+from ragq.absent import require
 from ragq.checks import check_int
 from ragq.errors import InvalidArgumentError
 
-__all__ = ["METHODS", "Settings", "settings_for"]
+__all__ = ["METHODS", "Settings", "settings_for", "trainer_options"]
 
 
 @dataclass(frozen=True)
@@ -137,3 +139,28 @@ def settings_for(method: str, **changes: Any) -> Settings:
     if unknown := sorted(set(changes) - known):
         raise InvalidArgumentError(f"There is no setting '{unknown[0]}'. There are {', '.join(sorted(known))}.")
     return replace(Settings(method=method, **METHODS[method][1]), **changes)
+
+
+def trainer_options(folder: Path, epochs: int, batch: int, rows: int, rate: float, seed: int) -> dict[str, Any]:
+    """Return the arguments of sentence-transformers' trainer that do not depend on what is trained.
+
+    Raises
+    ------
+    MissingExtraError
+        What the trainer needs is not installed.
+    """
+    require("train", "accelerate", "datasets")
+    import torch
+
+    return {
+        "output_dir": str(folder),
+        "num_train_epochs": epochs,
+        "per_device_train_batch_size": min(batch, rows),
+        "learning_rate": rate,
+        "seed": seed,
+        "data_seed": seed,
+        "save_strategy": "no",
+        "report_to": [],
+        "disable_tqdm": True,
+        "use_cpu": not torch.cuda.is_available(),
+    }
