@@ -172,13 +172,18 @@ def run(request: dict[str, Any]) -> dict[str, Any]:
     return {"status": os.waitstatus_to_exitcode(status), "seconds": seconds}
 
 
-if __name__ == "__main__":
-    import boto3  # noqa: F401
-    import pyarrow.fs  # noqa: F401 - imported, but not used: its threads would not survive a fork
-
+def serve() -> None:
+    """Answer a request a line, until there are no more."""
     with tempfile.TemporaryDirectory() as folder:  # what is imported on the way is imported once, before the forks
         for change in ("prepare", "add", "delete", "compact", "index"):
             OPERATIONS[change](Path(folder) / "index")
     assert "torch" not in sys.modules
     for line in sys.stdin:
         print(json.dumps(run(json.loads(line))), flush=True)
+
+
+if __name__ == "__main__":
+    import boto3  # noqa: F401
+    import pyarrow.fs  # noqa: F401 - imported, but not used: its threads would not survive a fork
+
+    serve()

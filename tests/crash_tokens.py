@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import json
-import sys
-import tempfile
 from pathlib import Path
 from typing import Any
 
@@ -49,9 +46,4 @@ def prepare(path: Path | str) -> None:
 crash_server.OPERATIONS.update({f.__name__: f for f in (index, add, prepare)})
 
 if __name__ == "__main__":
-    with tempfile.TemporaryDirectory() as folder:  # what is imported on the way is imported once, before the forks
-        for change in ("prepare", "add", "delete", "compact", "index"):
-            crash_server.OPERATIONS[change](Path(folder) / "index")
-    assert "torch" not in sys.modules
-    for line in sys.stdin:
-        print(json.dumps(crash_server.run(json.loads(line))), flush=True)
+    crash_server.serve()

@@ -13,8 +13,9 @@ import shutil
 import subprocess
 import sys
 import tempfile
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -37,9 +38,9 @@ State = tuple[int, list[tuple]] | None  # generation and documents of an index; 
 class Server:
     """A process that forks for every change, so that each costs no start of Python."""
 
-    def __init__(self) -> None:
+    def __init__(self, module: str = "tests.crash_server") -> None:
         self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash_server"],
+            [sys.executable, "-m", module],
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
             text=True,
@@ -68,19 +69,22 @@ def server() -> Iterator[Server]:
 def states(server: Server) -> Iterator[dict[str, tuple[Path, State, State, float]]]:
     """For each change: the folder before it, what it holds before and after, and how long the change takes."""
     with tempfile.TemporaryDirectory(dir=FAST) as root:
-        before = Path(root) / "before"
-        assert server("prepare", before)["status"] == 0
-        found = {}
-        for change in CHANGES:
-            after = Path(root) / change
-            if change != "index":
-                shutil.copytree(before, after)
-            old = state(after)
-            seconds = server(change, after)
-            assert seconds["status"] == 0
-            found[change] = (before, old, state(after), seconds["seconds"])
-            assert on_disk(after) == expected_files(after)
-        yield found
+        yield changed(server, CHANGES, state, Path(root))
+
+
+def changed(server: Server, changes: Sequence[str], state: Callable[[Path], Any], root: Path) -> dict[str, tuple]:
+    """Make every change once: the folder before it, what it holds before and after, and the seconds it took."""
+    before = root / "before"
+    assert server("prepare", before)["status"] == 0
+    found = {}
+    for change in changes:
+        after = start(change, before, root / change)
+        old = state(after)
+        done = server(change, after)
+        assert done["status"] == 0
+        found[change] = (before, old, state(after), done["seconds"])
+        assert on_disk(after) == expected_files(after)
+    return found
 
 
 def state(path: Path | str) -> State:

@@ -2,9 +2,6 @@
 
 from __future__ import annotations
 
-import shutil
-import subprocess
-import sys
 import tempfile
 from collections.abc import Iterator
 from pathlib import Path
@@ -16,29 +13,15 @@ from ragq.errors import InvalidArgumentError
 from tests import crash_tokens
 from tests.crash_server import ENDED, REFUSED
 from tests.indexes import content, expected_files, on_disk
-from tests.pipelines.test_crash import Server
+from tests.pipelines.test_crash import FAST, Server, changed, start
 
 CHANGES = ["index", "add", "delete", "compact"]
-FAST = "/dev/shm" if Path("/dev/shm").is_dir() else None
 State = tuple[int, list[tuple], list] | None
 
 
-class TokenServer(Server):
-    """The server of `tests.crash_tokens`."""
-
-    def __init__(self) -> None:
-        self._process = subprocess.Popen(
-            [sys.executable, "-m", "tests.crash_tokens"],
-            stdin=subprocess.PIPE,
-            stdout=subprocess.PIPE,
-            text=True,
-            cwd=Path(__file__).parents[2],
-        )
-
-
 @pytest.fixture(scope="module")
-def server() -> Iterator[TokenServer]:
-    server = TokenServer()
+def server() -> Iterator[Server]:
+    server = Server("tests.crash_tokens")
     yield server
     server.close()
 
@@ -55,20 +38,11 @@ def state(path: Path) -> State:
 
 
 @pytest.fixture(scope="module")
-def states(server: TokenServer) -> Iterator[dict[str, tuple[Path, State, State]]]:
-    """For each change: the folder before it, and what it holds before and after."""
+def states(server: Server) -> Iterator[dict[str, tuple]]:
+    """For each change: the folder before it, what it holds before and after, and how long the change takes."""
     with tempfile.TemporaryDirectory(dir=FAST) as root:
-        before = Path(root) / "before"
-        assert server("prepare", before)["status"] == 0
-        found = {}
-        for change in CHANGES:
-            after = Path(root) / change
-            if change != "index":
-                shutil.copytree(before, after)
-            old = state(after)
-            assert server(change, after)["status"] == 0
-            found[change] = (before, old, state(after))
-            assert on_disk(after) == expected_files(after) and old != found[change][2]
+        found = changed(server, CHANGES, state, Path(root))
+        assert all(old != new for _, old, new, _ in found.values())
         yield found
 
 
@@ -79,15 +53,13 @@ STRIDES += [pytest.param(how, 23, marks=pytest.mark.slow) for how in ("killed af
 @pytest.mark.parametrize(("how", "stride"), STRIDES)
 @pytest.mark.parametrize("change", CHANGES)
 def test_a_failure_at_any_change_of_the_disk_leaves_the_old_or_the_new_generation(
-    change: str, how: str, stride: int, server: TokenServer, states: dict
+    change: str, how: str, stride: int, server: Server, states: dict
 ) -> None:
-    before, old, new = states[change]
+    before, old, new, _ = states[change]
     seen = []
     for n in range(1, 1000, stride):
         with tempfile.TemporaryDirectory(dir=FAST) as root:
-            path = Path(root) / "index"
-            if change != "index":
-                shutil.copytree(before, path)
+            path = start(change, before, Path(root) / "index")
             status = server(change, path, at=n, how=how)["status"]
             found = state(path)
             assert found in (old, new) and status in (0, ENDED, REFUSED, -9)
