@@ -17,6 +17,7 @@ import json
 import os
 import secrets
 import socket
+import stat
 import sys
 import time
 from collections.abc import Iterator
@@ -139,17 +140,25 @@ def file_digest(path: Path) -> str:
 
 def inside(folder: Path, name: str) -> Path:
     """Return `folder / name`, refusing names that lead out of the folder, links included."""
-    parts = Path(name).parts
-    path = folder / name
-    if not parts or Path(name).is_absolute() or ".." in parts or "\x00" in name or Path(name).as_posix() != name:
+    path, parts = folder / name, name.split("/")
+    if "\x00" in name or not {"", ".", ".."}.isdisjoint(parts):
         raise CorruptIndexError(f"{folder} names a file outside of itself: {name!r}.")
     try:
-        leads_away = path.is_symlink() or not path.parent.resolve().is_relative_to(folder.resolve())
+        linked = any(is_link(f"{folder}/{'/'.join(parts[:end])}") for end in range(1, len(parts)))
+        leads_away = is_link(path) or (linked and not path.parent.resolve().is_relative_to(folder.resolve()))
     except (OSError, RuntimeError, ValueError):  # a name that no file can have, or links in a circle
         raise CorruptIndexError(f"{folder} names a file that cannot be: {name[:100]!r}.") from None
     if leads_away:
         raise CorruptIndexError(f"{path} is a link; an index holds only files of its own.")
     return path
+
+
+def is_link(path: str | Path) -> bool:
+    """Tell whether a path is a link; unlike `Path.is_symlink`, raise on names that no file can have."""
+    try:
+        return stat.S_ISLNK(os.lstat(path).st_mode)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
 
 
 class WriterLock:

@@ -76,7 +76,7 @@ def test_a_lease_follows_the_file_and_not_the_name(tmp_path: Path) -> None:
     assert not is_leased(kept)
 
 
-@pytest.mark.parametrize("name", ["", ".", "..", "/x", "a/../../x", "a/..", "a//b", "./a", "a\0"])
+@pytest.mark.parametrize("name", ["", ".", "..", "/x", "a/../../x", "a/..", "a//b", "./a", "a\0", "a/", "a/\ud800"])
 def test_names_stay_inside(tmp_path: Path, name: str) -> None:
     with pytest.raises(CorruptIndexError):
         inside(tmp_path, name)
@@ -88,6 +88,17 @@ def test_links_are_not_followed(tmp_path: Path) -> None:
     (tmp_path / "out").mkdir()
     (tmp_path / "index" / "shards").symlink_to(tmp_path / "out")
     (tmp_path / "index" / "file").symlink_to(tmp_path / "out")
-    for name in ("shards/a", "file"):
+    (tmp_path / "index" / "circle").symlink_to("circle")
+    for name in ("shards/a", "shards/b/c", "file", "circle"):
         with pytest.raises(CorruptIndexError, match="is a link"):
             inside(tmp_path / "index", name)
+    with pytest.raises(CorruptIndexError, match="cannot be"):
+        inside(tmp_path / "index", "circle/a")
+
+
+def test_links_that_stay_inside_are_followed(tmp_path: Path) -> None:
+    (tmp_path / "index" / "real").mkdir(parents=True)
+    (tmp_path / "index" / "shards").symlink_to("real")
+    (tmp_path / "link").symlink_to("index")
+    for folder in (tmp_path / "index", tmp_path / "link"):
+        assert inside(folder, "shards/a") == folder / "shards" / "a"
