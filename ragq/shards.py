@@ -370,7 +370,8 @@ class Shard:
         if columns not in self._docs_readers:
             path = checked(self.folder, self.entry.docs)
             included = [DOCS_SCHEMA.get_field_index(name) for name in columns]
-            options = pa.ipc.IpcReadOptions(included_fields=included)
+            # a batch is small: handing its columns to a pool of threads takes longer than reading them
+            options = pa.ipc.IpcReadOptions(included_fields=included, use_threads=False)
             reader = pa.ipc.open_file(pa.memory_map(str(path)), options=options)
             found = {f.name: f.type for f in reader.schema}
             expected = {name: DOCS_SCHEMA.field(name).type for name in columns}
