@@ -173,10 +173,10 @@ def files(*kinds: str) -> Callable[[Path], Check]:
                     assert (data == whole) == (name not in found), "a changed file passes"
                 else:
                     altered.vouched(name, data)
+                    with contextlib.suppress(RagqError):
+                        checkup(altered.path)
                 with contextlib.suppress(RagqError):
                     use(altered.path)
-                with contextlib.suppress(RagqError):
-                    checkup(altered.path)
             finally:
                 altered.restore(name)
 
