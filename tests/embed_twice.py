@@ -1,0 +1,99 @@
+"""Embed a corpus by both engines: ``python -m tests.embed_twice ../shared/data/beir/scifact FOLDER``.
+
+Indexes the corpus with the default model into FOLDER/local and, with two workers of Ray of which one is killed when a
+third of the rows are done, into FOLDER/ray; then compares documents, files and answers. An interrupted run goes on.
+Prints JSON.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import signal
+import time
+from pathlib import Path
+from typing import Any
+
+import click
+import numpy as np
+
+import ragq
+from ragq.pipelines.progress import Progress
+from tests.indexes import content
+
+CODEC = "PQ48x8"
+OPTIONS: dict[str, Any] = {"codec": CODEC, "sample": 2000, "shard_rows": 500, "resume": True}
+
+
+def actors() -> list[int]:
+    """Return the processes of Ray's actors that this process started, directly or not."""
+    parents, names = {}, {}
+    for folder in Path("/proc").iterdir():
+        try:
+            pid = int(folder.name)
+            parents[pid] = int((folder / "stat").read_text().rpartition(")")[2].split()[1])
+            names[pid] = (folder / "cmdline").read_bytes().decode(errors="replace")
+        except (ValueError, OSError):
+            continue
+
+    def ours(pid: int) -> bool:
+        while pid > 1 and pid != os.getpid():
+            pid = parents.get(pid, 0)
+        return pid == os.getpid()
+
+    return [pid for pid, name in names.items() if "ray::" in name and "RemoteWorker" in name and ours(pid)]
+
+
+class Killer:
+    """Progress of a build that kills one worker once, when a third of the rows are done."""
+
+    def __init__(self) -> None:
+        self.killed: list[int] = []
+
+    def __call__(self, stage: str, done: int, total: int | None) -> None:
+        if stage == "index" and total and done > total / 3 and not self.killed:
+            self.killed = actors()[:1]
+            for pid in self.killed:
+                os.kill(pid, signal.SIGKILL)
+
+
+def built(corpus: Path, out: Path, progress: Progress, **options: Any) -> tuple[ragq.Index, float]:
+    """Build an index that is not there; return it and the seconds."""
+    started = time.perf_counter()
+    if not (out / "manifest.json").exists():
+        ragq.build(corpus, out, progress=progress, **options, **OPTIONS).close()
+    return ragq.open(out), time.perf_counter() - started
+
+
+@click.command()
+@click.argument("corpus", type=click.Path(exists=True, path_type=Path))
+@click.argument("folder", type=click.Path(path_type=Path))
+def main(corpus: Path, folder: Path) -> None:
+    folder.mkdir(parents=True, exist_ok=True)
+    killer = Killer()
+    local, local_seconds = built(corpus, folder / "local", lambda *_: None)
+    remote, remote_seconds = built(corpus, folder / "ray", killer, engine="ray", workers=2)
+    queries = [json.loads(line)["text"] for line in (corpus / "queries.jsonl").read_text().splitlines()[:100]]
+    mine, theirs = (index.search_embeddings(local.embedder.encode_queries(queries), 10) for index in (local, remote))
+    pairs = list(zip(local.manifest.shards, remote.manifest.shards, strict=True))
+    local.verify()
+    remote.verify()
+    told = {
+        "documents": [len(local), len(remote)],
+        "passages": local.manifest.rows,
+        "shards": len(pairs),
+        "killed": len(killer.killed),
+        "local_seconds": round(local_seconds, 1),
+        "ray_seconds": round(remote_seconds, 1),
+        "same_documents": content(local) == content(remote),
+        "same_compressor": local.manifest.compressor == remote.manifest.compressor,
+        "same_files": sum([f.xxh3 for f in one.files] == [f.xxh3 for f in two.files] for one, two in pairs),
+        "queries": len(queries),
+        "same_answers": int((mine.ids == theirs.ids).all(axis=1).sum()),
+        "same_scores": bool(np.array_equal(mine.scores, theirs.scores)),
+    }
+    click.echo(json.dumps(told, indent=1))
+
+
+if __name__ == "__main__":
+    main()
