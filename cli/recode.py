@@ -27,6 +27,8 @@ def recode(index: Path, codec: str, embeddings: str | None, as_json: bool) -> No
     ragq recode docs.ragq --codec VPQ48 --embeddings docs.npy
     """
     import ragq
+    from ragq.compressors import from_spec
+    from ragq.pipelines.codecs import is_codec_folder, untrained
     from ragq.pipelines.progress import progress_bar
     from ragq.pipelines.training.reencode import reencode
 
@@ -37,6 +39,9 @@ def recode(index: Path, codec: str, embeddings: str | None, as_json: bool) -> No
     if as_json:
         echo_json(after)
         return
+    if not is_codec_folder(codec):
+        for note in untrained(from_spec(after["spec"])):
+            click.echo(note, err=True)
     click.echo(
         f"{index}: {before['spec']} -> {after['spec']}, {before['code_bytes']} -> {after['code_bytes']} code bytes and "
         f"{before['index_bytes_per_vector']:.1f} -> {after['index_bytes_per_vector']:.1f} index bytes a vector"

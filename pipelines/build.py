@@ -24,7 +24,7 @@ from ragq.compressors import Compressor, from_spec
 from ragq.embedders import DEFAULT_MODEL, Embedder, load_embedder
 from ragq.errors import InvalidArgumentError
 from ragq.manifest import MANIFEST, FileEntry, Manifest, read_file, read_shard
-from ragq.pipelines.codecs import is_codec_folder, load_codec, open_codec
+from ragq.pipelines.codecs import is_codec_folder, load_codec, open_codec, untrained
 from ragq.pipelines.engines import Engine, make_engine
 from ragq.pipelines.feeds import Feed, ReadyFeed, TextFeed
 from ragq.pipelines.fitting import SHARD_ROWS, full_shard, learns, save_compressor
@@ -122,7 +122,7 @@ class BuildReport:
     choice : str
         Why this compressor, when a budget chose it; else empty.
     notes : tuple of str
-        What the reader has to say once: ids that were numbers, a missing extra.
+        What is to be said once: ids that were numbers, a missing extra, a codec that is not trained.
     """
 
     documents: int
@@ -347,7 +347,9 @@ class Build:
         self.progress("fit", 0, 1)
         compressor = from_spec(spec).fit(x if n else np.zeros((1, feed.dim), np.float32), seed=self.recipe.seed)
         self.progress("fit", 1, 1)
-        self.scratch.save(spec=compressor.spec, choice=choice, compressor=asdict(save_compressor(folder, compressor)))
+        notes = [*body["notes"], *untrained(compressor)]
+        saved = asdict(save_compressor(folder, compressor))
+        self.scratch.save(spec=compressor.spec, choice=choice, compressor=saved, notes=notes)
         return compressor
 
     def trained(self, feed: Feed) -> Compressor:

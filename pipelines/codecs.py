@@ -9,11 +9,13 @@ import safetensors
 import safetensors.numpy
 import xxhash
 
-from ragq.compressors import Compressor, from_spec
+from ragq.compressors import Chain, Compressor, from_spec
+from ragq.compressors.learned.base import LearnedPQ
+from ragq.compressors.learned.bpr import BPR
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.storage import write_bytes
 
-__all__ = ["codec_digest", "is_codec_folder", "load_codec", "open_codec", "save_codec"]
+__all__ = ["codec_digest", "is_codec_folder", "load_codec", "open_codec", "save_codec", "untrained"]
 
 CODEC = "codec.safetensors"
 MAX_BYTES = 1 << 30  # of a state that somebody else wrote
@@ -69,3 +71,13 @@ def codec_digest(folder: str | Path) -> str:
 def open_codec(text: str) -> Compressor:
     """Return the fitted codec of a folder, or the unfitted one that a spec names."""
     return load_codec(text) if is_codec_folder(text) else from_spec(text)
+
+
+def untrained(codec: Compressor) -> list[str]:
+    """Return what is to be said of a codec that was fitted, but whose point is to be trained; nothing of others."""
+    learned = [s for s in (codec.stages if isinstance(codec, Chain) else [codec]) if isinstance(s, (LearnedPQ, BPR))]
+    return [
+        f"{stage} is not trained: it ranks as what its training starts from does. Train it with 'ragq train SOURCE "
+        f'--codec "{stage}" -o trained\', and give --codec trained.'
+        for stage in learned
+    ]

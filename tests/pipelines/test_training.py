@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -19,10 +20,12 @@ from ragq.checks import normalized
 from ragq.cli import cli
 from ragq.compressors import from_spec
 from ragq.compressors.learned.base import LearnedPQ, query_aware_maps
+from ragq.compressors.vtq import CLUSTERS, VTQ
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.eval.systems import SpecSystem
 from ragq.pipelines.codecs import load_codec, save_codec
 from ragq.pipelines.training import losses
+from ragq.pipelines.training import run as training_run
 from ragq.pipelines.training.api import train
 from ragq.pipelines.training.data import Pools, TrainingQueries, split, twins
 from ragq.pipelines.training.health import reseed, rotation_trick, sinkhorn
@@ -40,11 +43,12 @@ Floats = NDArray[np.float32]
 DIM, ROWS, QUERIES = 16, 400, 90
 SPECS = {
     "distill-vq": "DistillVQ6(bits=4)",
-    "jpq": "JPQ6(bits=4,tree)",
+    "jpq": "JPQ6(bits=4)",
     "mopq": "MoPQ6(bits=4)",
     "repconc": "RepCONC6(bits=4)",
     "bpr": "BPR14(length)",
 }
+VPQ_START = "DistillVQ6(bits=4,tree=false)"  # whose codes can move
 QUICK: dict[str, Any] = {"epochs": 4, "batch": 16, "depth": 20, "random": 32, "patience": 9}
 
 
@@ -69,10 +73,9 @@ def run(x: Floats, data: TrainingQueries, method: str, **changes: Any) -> Traine
     out, resume, log = (
         changes.pop(name, default) for name, default in (("out", None), ("resume", False), ("log", None))
     )
-    settings = settings_for(method, **{**QUICK, **({"reassign": False} if "tree" in SPECS[method] else {}), **changes})
-    return train_codec(
-        Vectors(x), data, settings, SPECS[method], out=out, resume=resume, log=log or (lambda line: None)
-    )
+    spec = changes.pop("spec", SPECS[method])
+    settings = settings_for(method, **{**QUICK, **changes})
+    return train_codec(Vectors(x), data, settings, spec, out=out, resume=resume, log=log or (lambda line: None))
 
 
 def both(x: Floats, queries: Floats, **more: Any) -> TrainingQueries:
@@ -123,6 +126,26 @@ def test_the_gate_refuses_queries_that_hurt(x: Floats, queries: Floats, tmp_path
     assert any(all((kept[name] == array).all() for name, array in start.state.items()) for start in starts)
 
 
+def test_labels_are_followed_only_when_held_out_queries_gain_by_them(
+    x: Floats, queries: Floats, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Labels that no query has in common teach nothing, and leave what was learned without them."""
+    rng = np.random.default_rng(0)
+    chance = {i: {int(row): 1} for i, row in enumerate(rng.integers(0, ROWS, QUERIES))}
+    data = both(x, queries, labels=chance)
+    without = run(x, data.unlabelled, "distill-vq")
+    trained = run(x, data, "distill-vq", labels=1.0, out=tmp_path)
+    assert "Labels did not help" in trained.verdict and trained.value == without.value
+    assert all((trained.codec.state[name] == array).all() for name, array in without.codec.state.items())
+    kept = load_codec(tmp_path / "unlabelled").state
+    assert all((kept[name] == array).all() for name, array in without.codec.state.items())
+
+    real = training_run.judge
+    monkeypatch.setattr(training_run, "judge", lambda *given: replace(real(*given), low=0.001))
+    helped = run(x, data, "distill-vq", labels=1.0)
+    assert helped.measure == "mixed-ndcg@10" and "Labels" not in helped.verdict
+
+
 # resuming
 
 
@@ -130,7 +153,7 @@ class StopError(Exception):
     pass
 
 
-@pytest.mark.parametrize("method", ["distill-vq", "jpq", "bpr"])
+@pytest.mark.parametrize("method", ["distill-vq", "jpq", "mopq", "bpr"])
 def test_resumed_training_equals_uninterrupted(method: str, x: Floats, queries: Floats, tmp_path: Path) -> None:
     def stop(line: dict[str, Any]) -> None:
         if line["epoch"] == 3:
@@ -233,12 +256,24 @@ def test_a_codec_of_another_dimension_is_refused(x: Floats, tmp_path: Path) -> N
         )
 
 
-# the student is the codec
+# the start, and the student
+
+
+@pytest.mark.parametrize("spec", ["DistillVQ6", "JPQ6(bits=4)", "MoPQ6"])
+def test_an_untrained_codec_ranks_as_what_it_starts_from(spec: str, x: Floats) -> None:
+    learned = from_spec(spec).fit(x)
+    assert isinstance(learned, LearnedPQ)
+    start = learned.documents
+    assert isinstance(start, VTQ) == (spec != "MoPQ6")
+    assert not isinstance(start, VTQ) or start.first == CLUSTERS
+    codes = learned.encode(x)
+    assert (codes == start.encode(x)).all()
+    np.testing.assert_allclose(learned.decode(codes), start.decode(codes), atol=2e-3)
 
 
 @pytest.mark.parametrize(
     ("spec", "moving"),
-    [("DistillVQ6(bits=4)", False), ("DistillVQ6(bits=4)", True), ("JPQ6(bits=4,tree)", False), ("DistillVQ10", True)],
+    [("JPQ6(bits=4)", False), ("DistillVQ6", False), (VPQ_START, False), (VPQ_START, True), ("MoPQ10", True)],
 )
 def test_a_student_scores_as_the_codec_does(spec: str, moving: bool, x: Floats, queries: Floats) -> None:
     codec = from_spec(spec).fit(x, queries=queries)
@@ -265,20 +300,21 @@ def test_a_student_scores_as_the_codec_does(spec: str, moving: bool, x: Floats, 
 
 def test_simvq_and_the_rotation_trick_train(x: Floats, queries: Floats) -> None:
     for option in ("simvq", "rotation_trick"):
-        codec = from_spec("DistillVQ6(bits=4)").fit(x)
-        student = make_student(codec, settings_for("distill-vq", **{option: True}))
+        codec = from_spec(VPQ_START).fit(x)
+        student = make_student(codec, settings_for("distill-vq", reassign=True, **{option: True}))
         scores, _ = student.score(torch.from_numpy(queries), torch.from_numpy(x), codec.encode(x))
         scores.sum().backward()
         moved = student.blend if option == "simvq" else student.document_map
         assert moved.grad is not None and moved.grad.abs().sum() > 0
-        assert run(x, both(x, queries), "distill-vq", epochs=2, **{option: True}).value > 0
+        trained = run(x, both(x, queries), "distill-vq", spec=VPQ_START, epochs=2, reassign=True, **{option: True})
+        assert trained.value > 0
 
 
 def test_arguments_that_do_not_go_together_are_refused(x: Floats, queries: Floats, tmp_path: Path) -> None:
     with pytest.raises(InvalidArgumentError, match="jpq trains JPQ codecs"):
         train(x, tmp_path, method="jpq", codec="VPQ48", queries=queries)
-    with pytest.raises(InvalidArgumentError, match="Leave out 'tree'"):
-        train(x, tmp_path, codec="DistillVQ6(bits=4,tree)", queries=queries, reassign=True, make=[])
+    with pytest.raises(InvalidArgumentError, match=r"DistillVQ6\(bits=4,tree=false\), or leave out 'reassign'"):
+        train(x, tmp_path, codec="DistillVQ6(bits=4)", queries=queries, reassign=True, make=[])
     with pytest.raises(InvalidArgumentError, match="'method' must be one of"):
         train(x, tmp_path, method="magic")
     with pytest.raises(InvalidArgumentError, match="There is no setting 'speed'"):
@@ -423,6 +459,14 @@ def test_pools_hold_the_labelled_and_the_nearest_documents(x: Floats, queries: F
     assert sorted(own.tolist()) == list(range(QUERIES))
 
 
+def test_a_small_corpus_is_its_own_pool(x: Floats, queries: Floats) -> None:
+    data = TrainingQueries(queries, QUERIES, queries[:2])
+    for whole, expected in ((ROWS, True), (ROWS - 1, False)):
+        pools = Pools(Vectors(x), data, settings_for("distill-vq", depth=20, random=8, whole=whole))
+        pool = pools.pool(np.array([4, 9]), np.full((QUERIES, 20), -1), 0, 0)
+        assert pools.whole == (len(pool) == ROWS) == expected
+
+
 def test_vectors_read_what_lies_on_the_disk(x: Floats, queries: Floats, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", (3 * x).astype(np.float16))
     column = pa.array(list(3 * x), pa.list_(pa.float32(), DIM))
@@ -525,8 +569,6 @@ def test_margins_pull_a_document_up(x: Floats, queries: Floats) -> None:
     data = both(x, queries)
     rows = Vectors(x).search(data.queries, 5)[1]
     favoured = np.tile(np.array([0, 0, 0, 0, 0.5], np.float32), (len(rows), 1))  # always the fifth
-    from dataclasses import replace
-
     from ragq.pipelines.training.data import Margins
     from ragq.pipelines.training.loop import Trainer
 
@@ -582,6 +624,23 @@ def test_the_command_trains_and_the_result_is_used_at_once(x: Floats, queries: F
         cli, ["recode", str(tmp_path / "i"), "--codec", "F16", "--embeddings", str(tmp_path / "x.npy")]
     )
     assert "DistillVQ6(bits=4) -> F16" in done.output
+
+
+@pytest.mark.parametrize("spec", ["DistillVQ6(bits=4)", "PCA8,BPR8"])
+def test_an_index_with_an_untrained_codec_says_so(spec: str, x: Floats, tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", x[:200])
+    (tmp_path / "ids.txt").write_text("".join(f"d{i}\n" for i in range(200)))
+    options = ["--embeddings", str(tmp_path / "x.npy"), "--ids", str(tmp_path / "ids.txt"), "-o", str(tmp_path / "i")]
+    save_codec(tmp_path, from_spec(spec).fit(x[:200]))
+    codec = spec.rpartition(",")[2]
+    for given, said in ((spec, True), (str(tmp_path), False), ("F16", False)):
+        done = CliRunner().invoke(cli, ["index", *options, "--codec", given], catch_exceptions=False)
+        assert (
+            f"{codec} is not trained" in done.stderr and f'ragq train SOURCE --codec "{codec}"' in done.stderr
+        ) is said
+    for given, said in ((spec, True), (str(tmp_path), False)):
+        done = CliRunner().invoke(cli, ["recode", str(tmp_path / "i"), "--codec", given, *options[:2]])
+        assert done.exit_code == 0 and (f"{codec} is not trained" in done.stderr) is said
 
 
 def test_a_trained_codec_is_measured_by_its_folder(x: Floats, tmp_path: Path) -> None:
