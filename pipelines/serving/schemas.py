@@ -21,7 +21,7 @@ class Options(BaseModel):
     where: dict[str, Any] | None = Field(
         None, description="Only documents that match.", examples=[{"lang": "en", "year": {"$gte": 2020}}]
     )
-    exact: bool = Field(False, description="Scan every row, whatever structure there is.")
+    exact: bool = Field(False, description="Scan every row, and rule none out by an estimate of its score.")
     nprobe: int | None = Field(None, ge=1, le=1 << 20, description="Lists of an inverted file to look at.")
     ef_search: int | None = Field(None, ge=1, le=1 << 20, description="Candidates of a graph search.")
     candidates: int | None = Field(None, ge=1, le=1 << 20, description="Candidates of a multi-vector index.")
