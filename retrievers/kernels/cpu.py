@@ -142,6 +142,7 @@ def lut_lists(
     probed: NDArray[np.int64],
     *,
     exact: bool = True,
+    candidates: bool = False,
     **scan: Any,
 ) -> Result:
     """Scan lists that differ from query to query; see `ragq.retrievers.structures.lists`.
@@ -159,6 +160,8 @@ def lut_lists(
         The lists of each query, the most promising first.
     exact : bool
         Never rule a row out by what rounding the tables practically costs, which matters for 4-bit codes.
+    candidates : bool
+        Return the rows of the largest sums of rounded tables, in no order, for a caller who scores them again.
     """
     call, result = _call(instructions, len(tables), **scan)
     if len(places) < scan["rows"] or offsets[-1] > scan["rows"]:
@@ -167,7 +170,7 @@ def lut_lists(
     columns = [_column(column, rows, "codes", width) for column in codes]
     low = columns[1] if len(columns) > 1 else None
     chosen = np.ascontiguousarray(probed, np.int64)
-    _cpu.lut_lists(call, columns[0], low, _floats(tables), offsets, places, chosen, exact)
+    _cpu.lut_lists(call, columns[0], low, _floats(tables), offsets, places, chosen, exact, candidates)
     return result
 
 

@@ -142,6 +142,23 @@ class IVF(Structure):
         return probe.nprobe is not None or self._nprobe(allowed, probe) < self.nlist
 
     def search(self, prepared: Prepared, k: int, allowed: Allowed, probe: Probe, threads: int | None) -> Found:
+        return self._search(prepared, k, allowed, probe, threads)
+
+    def candidates(
+        self, prepared: Prepared, n: int, allowed: Allowed, probe: Probe, threads: int | None
+    ) -> NDArray[np.int64]:
+        """Return about the best `n` rows for each query, in any order: for a caller who scores them by finer codes."""
+        return self._search(prepared, n, allowed, probe, threads, candidates=True)[1]
+
+    def _search(
+        self,
+        prepared: Prepared,
+        k: int,
+        allowed: Allowed,
+        probe: Probe,
+        threads: int | None,
+        candidates: bool = False,
+    ) -> Found:
         n_queries = len(prepared.queries)
         if not allowed.count:
             return np.full((n_queries, k), -np.inf, np.float32), np.full((n_queries, k), -1, np.int64)
@@ -150,13 +167,14 @@ class IVF(Structure):
         threads = default_threads() if threads is None else threads
         nprobe = self._nprobe(allowed, probe)
         probed = self.order(prepared.queries, nprobe)
-        scores, rows = scan_lists(prepared, self.lists, k, probed, allowed.bits, threads)
+        scores, rows = scan_lists(prepared, self.lists, k, probed, allowed.bits, threads, candidates)
         wanted = min(k, allowed.count)
         for i in np.flatnonzero(rows[:, wanted - 1] < 0):  # the filter left too little in these lists
             n, query = nprobe, prepared.part([i])
             while rows[i, wanted - 1] < 0 and n < self.nlist:
                 n = min(4 * n, self.nlist)
-                wider = scan_lists(query, self.lists, k, self.order(query.queries, n), allowed.bits, threads)
+                order = self.order(query.queries, n)
+                wider = scan_lists(query, self.lists, k, order, allowed.bits, threads, candidates)
                 scores[i], rows[i] = wider[0][0], wider[1][0]
         return scores, rows
 

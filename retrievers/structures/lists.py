@@ -85,7 +85,13 @@ class Lists:
 
 
 def scan_lists(
-    prepared: Prepared, lists: Lists, k: int, probed: NDArray[np.int64], bits: NDArray[np.uint8], threads: int
+    prepared: Prepared,
+    lists: Lists,
+    k: int,
+    probed: NDArray[np.int64],
+    bits: NDArray[np.uint8],
+    threads: int,
+    candidates: bool = False,
 ) -> Found:
     """Return the best `k` rows of some lists for each query.
 
@@ -99,6 +105,8 @@ def scan_lists(
     bits : ndarray of uint8
         Bitset of the places that may be returned, see `Lists.bits`.
     threads : int
+    candidates : bool
+        The caller scores the rows by finer codes: any order will do, and tables may be rounded.
 
     Returns
     -------
@@ -120,6 +128,7 @@ def scan_lists(
         lists.rows,
         probed,
         exact=block.rows < kernels.MARGIN_ROWS,
+        candidates=candidates,
         **kernels.factors_of(scorer, block),
         k=k,
         rows=block.rows,

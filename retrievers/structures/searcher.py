@@ -89,7 +89,7 @@ class Searcher:
         if not self.structure.pays(allowed, probe):
             return scan(prepared.all, [shard.block for shard in self.snapshot.shards], k, masks, threads)
         if isinstance(self.structure, IVF) and isinstance(prepared.compressor, Refined):
-            parts = [self._refined(prepared, prepared.compressor, k, allowed, probe, threads)]
+            parts = [self._refined(self.structure, prepared, prepared.compressor, k, allowed, probe, threads)]
         else:
             scores, rows = self.structure.search(prepared, k, allowed, probe, threads)
             parts = [(scores, self.coverage.current(rows))]
@@ -108,11 +108,18 @@ class Searcher:
         return NeighbourGraph(self.snapshot.folder, self.described, self.coverage)
 
     def _refined(
-        self, prepared: Prepared, compressor: Refined, k: int, allowed: Allowed, probe: Probe, threads: int | None
+        self,
+        structure: IVF,
+        prepared: Prepared,
+        compressor: Refined,
+        k: int,
+        allowed: Allowed,
+        probe: Probe,
+        threads: int | None,
     ) -> Found:
         """Search lists, which hold coarse codes alone, and score what is found by the fine codes of the shards."""
         coarse = Prepared(compressor.coarse, prepared.queries, prepared.metric)
-        _, found = self.structure.search(coarse, CANDIDATES * k, allowed, probe, threads)
+        found = structure.candidates(coarse, CANDIDATES * k, allowed, probe, threads)
         threads = default_threads() if threads is None else threads
         return self.ranker.topk(prepared, self.coverage.current(found), k, threads)
 

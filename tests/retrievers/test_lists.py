@@ -64,6 +64,40 @@ def test_every_instruction_set_and_the_likely_bound_find_the_best_rows(instructi
     assert (np.abs(likely - expected) < 1e-5).mean() > 0.98
 
 
+@pytest.mark.parametrize("spec", ["PQ6x4", "VPQ10(bits=4)", "RQ3x4", "PQ5x8", "VPQ10"])
+def test_candidates_are_the_same_however_they_are_scanned_and_hold_the_best_rows(spec: str) -> None:
+    p, lists = prepared(spec)
+    single = p.part([4])
+    single.all = p.one(4)  # the same tables to the last bit: what is rounded could fall to the other side
+    for share, k in ((1.0, 200), (0.3, 40), (0.01, 50), (0.5, 1)):
+        allowed = RNG.random(N) < share
+        bits, probed = lists.bits(allowed), np.argsort(RNG.random((len(QUERIES), NLIST)), axis=1)[:, :9]
+        exact = one_by_one(p, lists, k, probed, bits, 1)[1]
+        sets = []
+        for instructions, threads in ((name, threads) for name in cpu.available_sets() for threads in (1, 3)):
+            with mock.patch.dict("os.environ", {kernels.VARIABLE: instructions}):
+                found = scan_lists(p, lists, k, probed, bits, threads, candidates=True)[1]
+                alone = scan_lists(single, lists, k, probed[4:5], bits, 1, candidates=True)[1]
+            sets.append(np.sort(found, axis=1))
+            np.testing.assert_array_equal(np.sort(alone[0]), sets[-1][4])
+        for found in sets:
+            np.testing.assert_array_equal(found, sets[0])
+        np.testing.assert_array_equal((sets[0] >= 0).sum(axis=1), (exact >= 0).sum(axis=1))
+        for mine, best in zip(sets[0], exact[:, : max(1, k // 2)], strict=True):
+            rows = mine[mine >= 0]
+            assert allowed[rows].all() and len(np.unique(rows)) == len(rows)
+            assert k == 1 or np.isin(best, mine).mean() > 0.95
+
+
+def test_tables_without_a_bound_are_scored_as_they_are() -> None:
+    p, lists = prepared("PQ6x4")
+    p.all.tables[0, 0, 0] = np.inf
+    bits, probed = lists.bits(np.ones(N, bool)), np.tile(np.arange(NLIST), (len(QUERIES), 1))
+    expected = scan_lists(p, lists, 20, probed, bits, 1)[1]
+    found = scan_lists(p, lists, 20, probed, bits, 1, candidates=True)[1]
+    np.testing.assert_array_equal(found, expected)
+
+
 def test_lists_beyond_the_places_are_refused() -> None:
     p, lists = prepared("PQ6x4")
     longer = Lists(lists.block, lists.rows, lists.offsets + 64)

@@ -13,6 +13,7 @@ constexpr int64_t kTies = 8;         // rows beyond k that are kept, since place
 constexpr double kSpread = 4;        // standard deviations of rounding errors that rule a row out
 constexpr int64_t kFirstLists = 4;   // of each query, scanned before all others: they set the bar
 constexpr int64_t kFewQueries = 4;   // up to which grouping by list does not pay
+constexpr int64_t kTileBlocks = 2;   // that one call of a loop scans, short enough to fetch what comes next meanwhile
 
 using Entry = TopK::Entry;
 
@@ -135,6 +136,164 @@ class ListScan {
     std::vector<TopK> best_;
 };
 
+// The k candidates of a query that have the best rounded scores. Twice as many are gathered before the others go.
+class Pool {
+  public:
+    explicit Pool(int64_t k) : k_(k), most_(2 * k + 32) { entries_.reserve(most_); }
+    // A candidate that scores less is none.
+    float floor() const { return floor_; }
+    std::vector<Entry>& entries() { return entries_; }
+
+    void push(float score, int64_t place) {
+        if (!(score >= floor_)) return;
+        entries_.push_back({score, place});
+        if (static_cast<int64_t>(entries_.size()) == most_) shrink();
+    }
+
+    void shrink() {
+        if (static_cast<int64_t>(entries_.size()) <= k_) return;
+        std::nth_element(entries_.begin(), entries_.begin() + k_ - 1, entries_.end(), better);
+        entries_.resize(k_);
+        floor_ = entries_.back().score;
+    }
+
+  private:
+    int64_t k_, most_;
+    float floor_ = kNone;
+    std::vector<Entry> entries_;
+};
+
+// The candidates of the queries [first, stop).
+class CandidateScan {
+  public:
+    CandidateScan(const Request& request, const LutCodes& codes, const Lists& lists, int64_t first, int64_t stop)
+        : request_(request), codes_(codes), lists_(lists), first_(first), stop_(stop),
+          loop_(codes.low ? request.loops->lut8 : request.loops->lut4),
+          scratch_(codes.low ? (kTileBlocks + 1) * 64 * codes.pairs : 0) {
+        for (int64_t query = first; query < stop; ++query) {
+            const float* tables = codes.tables + query * codes.m * codes.entries();
+            bounds_.push_back(round_tables(*request.loops, tables, codes.m, codes.entries()));
+            if (!codes.low) expect_errors(codes, tables, bounds_.back());
+            finite_ = finite_ && std::isfinite(bounds_.back().slack);
+            pools_.emplace_back(request.k);
+        }
+    }
+
+    void run() {
+        if (!finite_) return ListScan(request_, codes_, lists_, first_, stop_).run();
+        const bool grouped = stop_ - first_ >= kFewQueries;
+        const int64_t ahead = grouped ? std::min(kFirstLists, lists_.nprobe) : lists_.nprobe;
+        for (int64_t query = first_; query < stop_; ++query)
+            for (int64_t i = 0; i < ahead; ++i) {
+                const int64_t* list = lists_.probed + query * lists_.nprobe + i;
+                if (i + 1 < lists_.nprobe) announce(list[1]);
+                scan(*list, &query, 1);
+            }
+        if (grouped) scan_grouped(ahead);
+        for (int64_t query = first_; query < stop_; ++query) finish(query);
+    }
+
+  private:
+    // Lists lie anywhere: while one is scanned the next is fetched, block by block.
+    void announce(int64_t list) {
+        next_ = lists_.offsets[list] * codes_.pairs, end_ = lists_.offsets[list + 1] * codes_.pairs;
+    }
+
+    void fetch(int64_t blocks) {
+        const int64_t end = std::min(end_, next_ + blocks * 32 * codes_.pairs);
+        for (; next_ < end; next_ += 64) {
+            __builtin_prefetch(codes_.high + next_, 0, 2);
+            if (codes_.low) __builtin_prefetch(codes_.low + next_, 0, 2);
+        }
+    }
+
+    // What is left, list by list, all queries of a list at once.
+    void scan_grouped(int64_t ahead) {
+        std::vector<std::pair<int64_t, int64_t>> pairs;
+        for (int64_t query = first_; query < stop_; ++query)
+            for (int64_t i = ahead; i < lists_.nprobe; ++i)
+                pairs.emplace_back(lists_.probed[query * lists_.nprobe + i], query);
+        std::sort(pairs.begin(), pairs.end());
+        int64_t queries[kMaxQueries];
+        for (size_t i = 0; i < pairs.size();) {
+            const int64_t list = pairs[i].first;
+            int n = 0;
+            for (; n < kMaxQueries && i < pairs.size() && pairs[i].first == list; ++i) queries[n++] = pairs[i].second;
+            if (i < pairs.size() && pairs[i].first != list) announce(pairs[i].first);
+            scan(list, queries, n);
+        }
+    }
+
+    void scan(int64_t list, const int64_t* queries, int n) {
+        const int64_t stop = lists_.offsets[list + 1] / 32;
+        for (int64_t block = lists_.offsets[list] / 32; block < stop;) {
+            int64_t end = block;
+            while (end < stop && end < block + kTileBlocks && (live_[end - block] = request_.rows.live(end))) ++end;
+            if (end > block) scan_run(block, end, queries, n);
+            block = end < stop && end < block + kTileBlocks ? end + 1 : end;  // beyond a block without live rows
+        }
+    }
+
+    void scan_run(int64_t first, int64_t stop, const int64_t* queries, int n) {
+        const Factors& factors = request_.factors;
+        const int64_t at = first * 32 * codes_.pairs;
+        const LutRun run = {codes_.high + at, codes_.low ? codes_.low + at : nullptr, codes_.pairs, stop - first,
+                            factors.scale ? factors.scale + 32 * first : nullptr,
+                            factors.shift ? factors.shift + 32 * first : nullptr, 0, scratch_.data()};
+        LutQuery q[kMaxQueries];
+        for (int i = 0; i < n; ++i) {
+            q[i].tables = bounds_[queries[i] - first_].tables.data();
+            q[i].hits = hits_[i], q[i].sums = sums_[i];
+            set_bar(q[i], queries[i]);
+        }
+        fetch(stop - first);
+        loop_(run, q, n);
+        for (int i = 0; i < n; ++i) collect(first, stop, queries[i], q[i]);
+    }
+
+    // Let the loop report rows of the floor's score or more; `push` looks again.
+    void set_bar(LutQuery& q, int64_t query) {
+        const Bound& bound = bounds_[query - first_];
+        const double floor = pools_[query - first_].floor(), bias = request_.factors.bias[query];
+        const double bar = floor - bias - 1e-6 * (std::abs(floor) + std::abs(bias));
+        q.base = static_cast<float>(bound.base), q.step = static_cast<float>(bound.step), q.slack = 0;
+        q.shift_weight = request_.factors.shift ? request_.factors.shift_weight[query] : 0;
+        q.floor = static_cast<float>(bar);
+        const double sum = std::floor((bar - bound.base) / bound.step);
+        q.threshold = sum > 0 ? static_cast<uint32_t>(std::min(sum, 65535.0)) : 0;  // NaN and -inf: all rows
+    }
+
+    void collect(int64_t first, int64_t stop, int64_t query, const LutQuery& q) {
+        Pool& pool = pools_[query - first_];
+        for (int64_t i = 0; i < stop - first; ++i)
+            for (uint32_t bits = q.hits[i] & live_[i]; bits; bits &= bits - 1) {
+                const int64_t r = __builtin_ctz(bits), place = 32 * (first + i) + r;
+                pool.push(request_.factors.score(q.base + q.step * q.sums[32 * i + r], place, query), place);
+            }
+    }
+
+    void finish(int64_t query) {
+        Pool& pool = pools_[query - first_];
+        pool.shrink();
+        for (Entry& entry : pool.entries()) entry.row = lists_.rows[entry.row];
+        write(request_, query, pool.entries());
+    }
+
+    const Request& request_;
+    const LutCodes& codes_;
+    const Lists& lists_;
+    const int64_t first_, stop_;
+    void (*loop_)(const LutRun&, const LutQuery*, int);
+    Lines scratch_;
+    bool finite_ = true;
+    std::vector<Bound> bounds_;  // a query
+    std::vector<Pool> pools_;    // a query
+    int64_t next_ = 0, end_ = 0;  // bytes of the codes to fetch
+    uint32_t live_[kTileBlocks];
+    uint32_t hits_[kMaxQueries][kTileBlocks];
+    uint16_t sums_[kMaxQueries][kTileBlocks * 32];
+};
+
 // Scores the chosen rows of a query at a time.
 class RowScan {
   public:
@@ -204,6 +363,13 @@ class RowScan {
 
 void lut_lists(const Request& request, const LutCodes& codes, const Lists& lists) {
     each_query_part(request, [&](int64_t first, int64_t stop) { ListScan(request, codes, lists, first, stop).run(); });
+}
+
+void lut_candidates(const Request& request, const LutCodes& codes, const Lists& lists) {
+    if (request.k == 0) return;
+    each_query_part(request, [&](int64_t first, int64_t stop) {
+        CandidateScan(request, codes, lists, first, stop).run();
+    });
 }
 
 void dense_rows(const Request& request, const DenseCodes& codes, const Chosen& chosen) {

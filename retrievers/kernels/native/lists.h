@@ -19,6 +19,10 @@ struct Lists {
 // come out are those of `lists.rows`, and of equal scores the lower ones.
 void lut_lists(const Request& request, const LutCodes& codes, const Lists& lists);
 
+// The same for somebody who scores what comes out by finer codes: rows are compared by their rounded tables alone, come
+// in no order, and those of equal sums at the end are the ones of lower places.
+void lut_candidates(const Request& request, const LutCodes& codes, const Lists& lists);
+
 // Rows that somebody else chose for each query, anywhere in a series of columns.
 struct Chosen {
     std::vector<const uint8_t*> columns;

@@ -68,13 +68,13 @@ void lut(const Call& call, In<uint8_t> high, Maybe<uint8_t> low, In<float> table
 }
 
 void lut_of_lists(const Call& call, In<uint8_t> high, Maybe<uint8_t> low, In<float> tables, In<int64_t> offsets,
-                  In<uint32_t> rows, In<int64_t> probed, bool exact) {
+                  In<uint32_t> rows, In<int64_t> probed, bool exact, bool candidates) {
     const Request request = call.request();
     const LutCodes codes = {high.data(), data_of(low), static_cast<int64_t>(high.shape(1)),
                             static_cast<int64_t>(tables.shape(1)), tables.data()};
     const Lists lists = {offsets.data(), rows.data(), probed.data(), static_cast<int64_t>(probed.shape(1)), exact};
     nb::gil_scoped_release release;
-    lut_lists(request, codes, lists);
+    (candidates ? lut_candidates : lut_lists)(request, codes, lists);
 }
 
 DenseCodes dense_codes(int value, const In<uint8_t>& codes, const In<float>& levels, const In<float>& queries) {
@@ -168,7 +168,7 @@ NB_MODULE(_cpu, m) {
     m.def("available_sets", available_sets);
     m.def("lut", lut, nb::arg("call"), nb::arg("high"), nb::arg("low").none(), nb::arg("tables"), nb::arg("margin"));
     m.def("lut_lists", lut_of_lists, nb::arg("call"), nb::arg("high"), nb::arg("low").none(), nb::arg("tables"),
-          nb::arg("offsets"), nb::arg("rows"), nb::arg("probed"), nb::arg("exact"));
+          nb::arg("offsets"), nb::arg("rows"), nb::arg("probed"), nb::arg("exact"), nb::arg("candidates") = false);
     m.def("dense", dense);
     m.def("dense_rows", dense_of_rows);
     m.def("planes", planes);
