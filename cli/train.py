@@ -36,7 +36,7 @@ from ragq.cli.options import echo_json, given, json_option, model_options
 @click.option("--epochs", type=click.IntRange(1), help="Passes over the queries, at most.")
 @click.option("--batch", type=click.IntRange(1), help="Queries of a step.")
 @click.option("--queries-per-epoch", type=click.IntRange(1), help="Queries of an epoch, at most.")
-@click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Of the softmax.  [default: 0.1]")
+@click.option("--temperature", type=click.FloatRange(0, min_open=True), help="Of the softmax.  [default: the method's]")
 @click.option("--simvq", is_flag=True, help="Train a matrix in front of the codebook instead of its codewords.")
 @click.option("--rotation-trick", is_flag=True, help="Rotate gradients through the quantizer.")
 @click.option("--held-out", type=click.FloatRange(0, 1, min_open=True, max_open=True), help="Share that validates.")

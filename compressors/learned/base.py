@@ -10,7 +10,7 @@ never needs a query. The query side is a mean `u`, a linear map `A` and a codebo
 after training get the codes that they would have had at build time (JPQ's document-side and query-side centroids).
 
 `fit` gives the start of training: the query side equal to the document side, so that an untrained codec ranks as VPQ
-does. When it is given queries, VPQ works in coordinates in which these and the documents vary alike, see
+or VTQ does. When it is given queries, VPQ works in coordinates in which these and the documents vary alike, see
 `query_aware_maps`. `ragq train` (`ragq.pipelines.training`) moves the parameters.
 """
 
@@ -45,7 +45,8 @@ class LearnedPQ(Quantizer):
     bits : int
         8, or 4 for codes that a byte shuffle looks up.
     tree : bool
-        Start from VTQ, whose neighbouring codewords overlap: better, and much slower to fit and encode.
+        Start from VTQ, whose first codewords are whole vectors and whose others overlap: better, and slower to fit and
+        encode.
     """
 
     state_names = ("query_mean_", "query_map_", "query_codebook_")
@@ -134,8 +135,8 @@ class LearnedPQ(Quantizer):
 
 
 def document_side(size: int, bits: int, tree: bool) -> VPQ:
-    """Return the quantizer to start from; the chain alone of VTQ, as training knows one codeword or two a column."""
-    return VTQ(size, bits, clusters=0) if tree else VPQ(size, bits)
+    """Return the quantizer to start from."""
+    return VTQ(size, bits) if tree else VPQ(size, bits)
 
 
 def query_aware_maps(centred: Floats, queries: Floats) -> tuple[Floats, Floats]:

@@ -11,7 +11,7 @@ the current index puts first, and random ones. Trained are the query side's code
 Xiao, Liu, Han, Zhang, Lian, Gong, Chen, Yang, Sun, Shao and Xie, "Distill-VQ: learning retrieval oriented vector
 quantization by distilling knowledge from dense embeddings", SIGIR 2022, sections 3.2-3.4.
 
-Bytes per vector: `size`, 2 of them the factor of VPQ.
+Bytes per vector: `size`, 2 of them the factor of VTQ.
 """
 
 from __future__ import annotations
@@ -24,8 +24,21 @@ __all__ = ["DistillVQ"]
 
 
 class DistillVQ(LearnedPQ):
-    """PQ distilled from the dense scores: starts as VPQ; train it with ``ragq train --method distill-vq``."""
+    """PQ distilled from the dense scores: starts as VTQ; train it with ``ragq train --method distill-vq``.
+
+    Parameters
+    ----------
+    size : int
+        Bytes of a code: ``size - 2`` bytes of codewords and an fp16 factor.
+    bits : int
+        8, or 4 for codes that a byte shuffle looks up.
+    tree : bool
+        Without it, start from VPQ: worse, and much faster to fit and encode.
+    """
 
     forms: ClassVar[tuple[str, ...]] = ("DistillVQ{size}",)
-    examples: ClassVar[tuple[str, ...]] = ("DistillVQ6(bits=4)", "DistillVQ6(bits=4,tree)")
+    examples: ClassVar[tuple[str, ...]] = ("DistillVQ6(bits=4)", "DistillVQ6(bits=4,tree=false)")
     menu: ClassVar[tuple[str, ...]] = ("DistillVQ{8}", "DistillVQ{16}")
+
+    def __init__(self, size: int, bits: int = 8, tree: bool = True) -> None:
+        super().__init__(size, bits, tree)

@@ -12,7 +12,7 @@ As the codes never change, nothing is encoded twice, and documents added later g
 Zhan, Mao, Liu, Guo, Zhang and Ma, "Jointly optimizing query encoder and product quantization to improve retrieval
 performance", CIKM 2021, sections 3.2-3.4.
 
-Bytes per vector: `size`, 2 of them the factor of VPQ.
+Bytes per vector: `size`, 2 of them the factor of VTQ.
 """
 
 from __future__ import annotations
@@ -25,8 +25,21 @@ __all__ = ["JPQ"]
 
 
 class JPQ(LearnedPQ):
-    """PQ trained by a ranking loss with fixed codes: starts as VPQ; train it with ``ragq train --method jpq``."""
+    """PQ trained by a ranking loss with fixed codes: starts as VTQ; train it with ``ragq train --method jpq``.
+
+    Parameters
+    ----------
+    size : int
+        Bytes of a code: ``size - 2`` bytes of codewords and an fp16 factor.
+    bits : int
+        8, or 4 for codes that a byte shuffle looks up.
+    tree : bool
+        Without it, start from VPQ: worse, and much faster to fit and encode.
+    """
 
     forms: ClassVar[tuple[str, ...]] = ("JPQ{size}",)
     examples: ClassVar[tuple[str, ...]] = ("JPQ6(bits=4)",)
     menu: ClassVar[tuple[str, ...]] = ("JPQ{8}", "JPQ{16}")
+
+    def __init__(self, size: int, bits: int = 8, tree: bool = True) -> None:
+        super().__init__(size, bits, tree)

@@ -133,10 +133,7 @@ def plan(method: str, codec: str | None, seed: int, settings: dict[str, Any]) ->
     """Return the spec and the settings of a run."""
     if method not in METHODS:
         raise InvalidArgumentError(f"'method' must be one of {', '.join(METHODS)}. Got {method!r}.")
-    compressor = from_spec(codec or DEFAULT_CODECS[method])
-    if getattr(compressor, "tree", False) and METHODS[method][1].get("loss", "listwise") == "listwise":
-        settings = {"reassign": False, **settings}
-    return str(compressor), settings_for(method, seed=seed, **settings)
+    return str(from_spec(codec or DEFAULT_CODECS[method])), settings_for(method, seed=seed, **settings)
 
 
 def make_queries(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 
 import numpy as np
 import xxhash
@@ -67,6 +67,11 @@ class TrainingQueries:
     validation_labels: Labels = field(default_factory=dict)
     margins: Margins | None = None
     rows: Rows = field(default_factory=lambda: np.empty(0, np.int64))
+
+    @property
+    def unlabelled(self) -> TrainingQueries:
+        """The same queries without their labels."""
+        return replace(self, labels={}, validation_labels={})
 
     @property
     def fingerprint(self) -> str:
@@ -168,11 +173,17 @@ class Pools:
     vectors : Vectors
     data : TrainingQueries
     settings : Settings
+
+    Attributes
+    ----------
+    whole : bool
+        Whether every step scores all documents.
     """
 
     def __init__(self, vectors: Vectors, data: TrainingQueries, settings: Settings) -> None:
         self.data, self.settings, self.n = data, settings, len(vectors)
         scores, self.teacher = vectors.search(data.queries, settings.depth)
+        self.whole = self.n <= settings.whole
         self.near = scores >= scores[:, : settings.positives].min(axis=1, keepdims=True) - 1e-6
 
     def batches(self, epoch: int) -> list[Rows]:
@@ -185,7 +196,7 @@ class Pools:
         return np.array_split(order, max(1, -(-len(order) // self.settings.batch)))
 
     def pool(self, queries: Rows, hard: Rows, epoch: int, step: int) -> Rows:
-        """Return the sorted document rows that the queries of a step share.
+        """Return the sorted document rows that the queries of a step share: all, or those that were drawn.
 
         Parameters
         ----------
@@ -193,6 +204,8 @@ class Pools:
         hard : ndarray of int64, shape (n_queries, depth)
             What the current index returns for all queries; -1 where nothing.
         """
+        if self.whole:
+            return np.arange(self.n)
         s, rng = self.settings, np.random.default_rng([self.settings.seed, epoch, step, 2])
         picks = [rng.integers(0, self.n, s.random), self.teacher[queries, : max(2, s.positives)].ravel()]
         for rows, count in ((self.teacher, s.top), (hard, s.hard)):

@@ -90,6 +90,7 @@ class Trainer:
         self.optimizer = torch.optim.Adam(self.student.groups(settings))
         self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.pools = Pools(vectors, data, settings)
+        self.documents = self._tensor(vectors.take(np.arange(len(vectors)))) if self.pools.whole else None
         self.steps = settings.epochs * len(self.pools.batches(0))
         self.epoch = self.stale = 0
         self.best: Best | None = None
@@ -132,7 +133,8 @@ class Trainer:
         batches = self.pools.batches(self.epoch)
         asked = np.sort(np.concatenate(batches))
         hard = np.full((len(self.data.queries), min(self.settings.depth, len(self.vectors))), -1, np.int64)
-        hard[asked] = encoded.search(self.codec, self.data.queries[asked], self.settings.depth)
+        if self.settings.hard and not self.pools.whole:
+            hard[asked] = encoded.search(self.codec, self.data.queries[asked], self.settings.depth)
         total = 0.0
         for step, queries in enumerate(batches):
             done = self.epoch * len(batches) + step
@@ -149,7 +151,7 @@ class Trainer:
 
     def _loss(self, queries: NDArray[np.int64], rows: NDArray[np.int64], encoded: Encoded) -> Tensor:
         s = self.settings
-        documents = self._tensor(self.vectors.take(rows))
+        documents = self._tensor(self.vectors.take(rows)) if self.documents is None else self.documents
         asked = self._tensor(self.data.queries[queries])
         scores, reconstruction = self.student.score(asked, documents, encoded.codes[rows])
         loss = self._ranking(scores, asked, documents, queries, rows)

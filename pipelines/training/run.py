@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import json
 from collections.abc import Callable
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -23,6 +23,7 @@ from ragq.storage import storage_errors, write_bytes
 __all__ = ["Trained", "train_codec"]
 
 LOG, REPORT, PLOT = "log.jsonl", "report.json", "training.png"
+UNLABELLED = "unlabelled"  # folder of the part of a labelled run that knows no labels
 FIT_ROWS = 32_768
 
 
@@ -81,6 +82,10 @@ def train_codec(
     The better one on the validation queries is trained, and whatever comes of it is returned only when it is better
     still.
 
+    With labels the run has two parts: the same without them, in the folder ``unlabelled`` of `out`, and from its codec
+    on with them. Labels are few, and what they teach is often the chance of these few: what comes of the second part is
+    returned only when it is better outside the 95 % interval.
+
     Parameters
     ----------
     vectors : Vectors
@@ -108,7 +113,13 @@ def train_codec(
         with storage_errors(out, "create"):
             out.mkdir(parents=True, exist_ok=True)
     validation = Validation(vectors, data.validation, data.validation_labels)
-    codec, before = best_start(vectors, data, settings, spec, validation)
+    first = None
+    if data.labels:
+        part = None if out is None else out / UNLABELLED
+        first = train_codec(vectors, data.unlabelled, settings, spec, out=part, resume=resume, log=log)
+        codec, before = first.codec, validation.measure(first.codec, Encoded.of(first.codec, vectors))
+    else:
+        codec, before = best_start(vectors, data, settings, spec, validation)
     lines = Lines(None if out is None else out / LOG, resume, log)
     lines({"epoch": 0} | before.line)
     trainer = Trainer(codec, vectors, data, validation, settings, out, lines)
@@ -116,6 +127,8 @@ def train_codec(
     codec = from_spec(spec).load_state(best.state)
     after = validation.measure(codec, Encoded.of(codec, vectors)) if best.epoch else before
     trained = judge(codec, before, after, best.epoch, data)
+    if first is not None and not trained.low > 0:
+        trained = without_labels(first, trained)
     if out is not None:
         finish(out, trained, settings, lines.all)
     return trained
@@ -128,7 +141,8 @@ def check(vectors: Vectors, data: TrainingQueries, settings: Settings, spec: str
         raise InvalidArgumentError(f"{settings.method} trains {name} codecs, such as {name}48. Got {spec!r}.")
     if getattr(codec, "tree", False) and settings.reassign:
         raise InvalidArgumentError(
-            f"{spec} is too slow to encode for training that moves the codes. Leave out 'tree', or 'reassign'."
+            f"{spec} is too slow to encode for training that moves the codes. "
+            f"Train {moving(codec)}, or leave out 'reassign'."
         )
     for queries in (data.queries, data.validation):
         if queries.shape[1] != vectors.dim:
@@ -138,6 +152,11 @@ def check(vectors: Vectors, data: TrainingQueries, settings: Settings, spec: str
             )
     if not len(data.queries):
         raise InvalidArgumentError("There is no query to train with. Give --queries, or let --make make some.")
+
+
+def moving(codec: Compressor) -> str:
+    """Return the spec of a codec like this one whose codes can move."""
+    return str(type(codec)(**{**codec.config, "tree": False}))
 
 
 def best_start(
@@ -171,6 +190,15 @@ def judge(codec: Compressor, before: Measured, after: Measured, epoch: int, data
     return Trained(
         codec, before.name, before.mean, after.mean, epoch, low, high, len(data.queries), len(data.validation), verdict
     )
+
+
+def without_labels(first: Trained, then: Trained) -> Trained:
+    """Return what was trained without labels in the place of what labels made of it, and say so."""
+    verdict = (
+        f"{first.verdict} Labels did not help: {then.measure} {then.start:.4f} -> {then.value:.4f} at best (difference "
+        f"{then.low:+.4f} to {then.high:+.4f}). What was trained without them is kept."
+    )
+    return replace(first, verdict=verdict)
 
 
 class Lines:

@@ -33,8 +33,11 @@ class Settings:
         Learning rates of Adam, relative to the mean size of what they move.
     depth : int
         How deep in the teacher's ranking, and in the current index's, candidates are drawn from.
+    whole : int
+        A corpus of at most so many documents is scored whole at every step, which leaves nothing to sample.
     top, hard, random : int
-        Candidates of a query from the teacher's ranking and from the current index's, and random ones of a batch.
+        Otherwise, candidates of a query from the teacher's ranking and from the current index's, and random ones of a
+        batch.
     positives : int
         Without labels, so many of the teacher's first documents are taken to be relevant.
     labels : float
@@ -70,6 +73,7 @@ class Settings:
     map_rate: float = 0.01
     document_rate: float = 0.01
     depth: int = 100
+    whole: int = 0
     top: int = 12
     hard: int = 8
     random: int = 256
@@ -92,7 +96,7 @@ class Settings:
             raise InvalidArgumentError(f"'method' must be one of {', '.join(METHODS)}. Got {self.method!r}.")
         for name in ("epochs", "batch", "depth", "queries_per_epoch", "positives", "cutoff", "patience"):
             check_int(getattr(self, name), name, 1)
-        for name in ("top", "hard", "random", "hardest", "sinkhorn", "seed"):
+        for name in ("whole", "top", "hard", "random", "hardest", "sinkhorn", "seed"):
             check_int(getattr(self, name), name, 0)
         if not self.temperature > 0:
             raise InvalidArgumentError(f"'temperature' must be above 0. Got {self.temperature!r}.")
@@ -102,7 +106,17 @@ class Settings:
 
 # method -> (class of the codec, what differs from the defaults)
 METHODS: dict[str, tuple[str, dict[str, Any]]] = {
-    "distill-vq": ("DistillVQ", {"reassign": True}),
+    "distill-vq": (
+        "DistillVQ",
+        {
+            "batch": 256,
+            "temperature": 0.05,
+            "codebook_rate": 0.05,
+            "map_rate": 0.02,
+            "whole": 8192,
+            "random": 2048,
+        },
+    ),
     "jpq": ("JPQ", {"loss": "lambda", "positives": 3}),
     "mopq": (
         "MoPQ",

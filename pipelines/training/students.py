@@ -7,18 +7,21 @@ learned into the codec (rounded as the codec stores it).
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
+from itertools import pairwise
 from typing import Any
 
 import numpy as np
 import torch
 from numpy.typing import NDArray
 from torch import Tensor, nn
+from torch.nn import functional
 
 from ragq.compressors import Compressor, codebooks
 from ragq.compressors.exact import exact_matmul
 from ragq.compressors.learned.base import LearnedPQ
 from ragq.compressors.learned.bpr import BPR
 from ragq.compressors.scorers import factor
+from ragq.compressors.vtq import VTQ
 from ragq.pipelines.training.health import reseed, rotation_trick, sinkhorn
 from ragq.pipelines.training.settings import Settings
 
@@ -87,22 +90,24 @@ class CodebookStudent(Student):
     def __init__(self, codec: LearnedPQ, settings: Settings) -> None:
         super().__init__()
         side = codec.documents
-        self.settings, self.tree, self.layout = settings, codec.tree, codec.layout
+        self.settings, self.layout = settings, codec.layout
         self.offsets, self.m, self.bits = side.offsets_, side.m, side.bits
         self.moves_documents = settings.reassign
-        self.group = np.repeat(np.arange(side.groups), np.diff(side.offsets_))
-        self.layers = [self.group]  # by layer of the codebook, which code names the codeword of each column
-        if self.tree:
-            first = getattr(side, "first", 0)
-            clusters = [np.full_like(self.group, code) for code in range(first)]
-            self.layers = [first + self.group, first + self.group + 1, *clusters]
+        groups = [slice(start, stop) for start, stop in pairwise(side.offsets_.tolist())]
+        # by layer of the codebook: the columns, in order, and which code names their codewords
+        self.layers = [list(enumerate(groups))]
+        if isinstance(side, VTQ):
+            left = list(enumerate(groups, side.first))
+            clusters = [[(code, slice(None))] for code in range(side.first)]
+            self.layers = [left, [(code + 1, columns) for code, columns in left], *clusters]
         self.query_mean, self.query_map = parameter(codec.query_mean_), parameter(codec.query_map_)
         first = codec.query_codebook_.reshape(-1, 2**self.bits, len(side.basis_))
         self.codewords = parameter(first)
         if settings.simvq:
             self.codewords.requires_grad_(False)
             self.blend = parameter(np.eye(len(side.basis_)))
-            self.register_buffer("blocks", torch.tensor(self.group[:, None] == self.group))
+            group = np.repeat(np.arange(side.groups), np.diff(side.offsets_))
+            self.register_buffer("blocks", torch.tensor(group[:, None] == group))
         self.register_buffer("document_mean", torch.tensor(side.mean_))
         weights = side._weights[:, None]
         self.register_buffer("weights", torch.tensor(weights))
@@ -127,9 +132,12 @@ class CodebookStudent(Student):
 
     def gathered(self, book: Tensor, numbers: Codes) -> Tensor:
         """Return the codewords that codes (P, M) name, side by side: (P, kept)."""
-        device = book.device
-        named = (torch.from_numpy(numbers[:, layer].astype(np.int64)).to(device) for layer in self.layers)
-        return torch.stack([words.gather(0, code) for words, code in zip(book, named, strict=True)]).sum(dim=0)
+        named = torch.from_numpy(numbers.T.astype(np.int64)).to(book.device)
+        layers = [
+            torch.cat([functional.embedding(named[code], words[:, columns]) for code, columns in layer], dim=1)
+            for words, layer in zip(book, self.layers, strict=True)
+        ]
+        return torch.stack(layers).sum(dim=0)
 
     def score(self, queries: Tensor, documents: Tensor, codes: Codes) -> tuple[Tensor, Tensor]:
         book = self.codebook()
