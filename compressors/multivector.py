@@ -226,6 +226,21 @@ class MultiVectorCompressor:
         """Bytes of a document's first-stage code, 0 without a first stage."""
         return 0 if self.first_codec is None else self.first_codec.code_size
 
+    def code_sizes_at(self, dim: int) -> tuple[int, int]:
+        """Return `code_size` and `first_code_size` as embeddings of `dim` dimensions will have them, before any `fit`.
+
+        Raises
+        ------
+        InvalidArgumentError
+            The config cannot work with `dim` dimensions.
+        """
+        first = self.first
+        if isinstance(first, EncodedFirst):
+            size = first.codec.code_size_at(first.encoder._at(dim).dim_out)
+        else:
+            size = 0 if first is None else first.code_size
+        return self.token_codec.code_size_at(dim), size
+
     def bytes_per_document(self, codes: MultiVectorCodes) -> float:
         """Return what a document adds on average: its vectors, its first-stage code and an offset, in bytes."""
         return codes.nbytes / max(1, len(codes)) + OFFSET_BYTES

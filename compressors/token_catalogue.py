@@ -8,7 +8,7 @@ import numpy as np
 
 from ragq.checks import check_int
 from ragq.compressors.base import MAX_DIM
-from ragq.compressors.multivector import OFFSET_BYTES, EncodedFirst, MultiVectorCompressor
+from ragq.compressors.multivector import OFFSET_BYTES, MultiVectorCompressor
 from ragq.compressors.pooling import POOL, PRUNE, sizes
 from ragq.errors import InvalidArgumentError
 
@@ -80,13 +80,7 @@ def price(codec: str, first: str, dim: int, tokens: int) -> TokenOffer | None:
     parts = dim // 6 if dim % 6 == 0 else dim // 8
     try:
         compressor = MultiVectorCompressor.from_spec(codec.replace("{6}", str(parts)), first or None)
-        size = compressor.token_codec.code_size_at(dim)
-        stage = compressor.first
-        if isinstance(stage, EncodedFirst):
-            encoded = stage.encoder._at(dim)
-            first_size = stage.codec.code_size_at(encoded.dim_out)
-        else:
-            first_size = 0 if stage is None else stage.code_size
+        size, first_size = compressor.code_sizes_at(dim)
     except InvalidArgumentError:
         return None
     kept = np.array([tokens], np.int64)

@@ -57,8 +57,8 @@ class TokenBuild(Build):
         if self.embedder is None or embeddings is not None:
             return self.recipe.shard_rows
         compressor: MultiVectorCompressor = self.recipe.compressor()
-        most = compressor.token_codec.code_size_at(self.embedder.dim) * tokens_of(self.embedder)
-        return full_shard(most, self.recipe.shard_rows)
+        vector, first = compressor.code_sizes_at(self.embedder.dim)
+        return full_shard(vector * tokens_of(self.embedder) + first, self.recipe.shard_rows)
 
     def open_text(self) -> TokenFeed:
         """Open what was read and cut."""
@@ -73,8 +73,8 @@ class TokenBuild(Build):
                 "name the model that made them."
             )
         reader = None if self.source is None else read(self.source, aligned=True)
-        code_bytes = self.recipe.compressor().token_codec.code_size_at(opened.dim)
-        return ReadyTokenFeed(opened, reader, shard_rows, code_bytes, SHARD_BYTES)
+        sizes = self.recipe.compressor().code_sizes_at(opened.dim)
+        return ReadyTokenFeed(opened, reader, shard_rows, sizes, SHARD_BYTES)
 
     def fitted(self, feed: Any) -> Any:
         """Return the compressor, fitted on a seeded sample of passages; saved before anything is encoded with it."""

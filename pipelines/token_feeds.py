@@ -136,8 +136,9 @@ class ReadyTokenFeed(ReadyFeed):
     embeddings : ReadyTokens
     reader : Reader, optional
     shard_rows : int
-    code_bytes : int
-        Bytes of a vector's code, which say how many documents a shard's writer can hold.
+    sizes : (int, int)
+        Bytes of a vector's code and of a document's first-stage code, which say how many documents a shard's writer can
+        hold.
     limit : int
         Bytes that it may hold.
     """
@@ -147,12 +148,13 @@ class ReadyTokenFeed(ReadyFeed):
         embeddings: ReadyTokens,
         reader: Reader | None,
         shard_rows: int,
-        code_bytes: int = 0,
+        sizes: tuple[int, int] = (0, 0),
         limit: int = 1,
     ) -> None:
         super().__init__(embeddings, reader, shard_rows)
         self._ready = embeddings
-        size = embeddings.offsets * code_bytes
+        vector, first = sizes
+        size = embeddings.offsets * vector + np.arange(len(embeddings) + 1) * first
         self.cuts, start = [], 0
         while start < len(embeddings):
             start = min(

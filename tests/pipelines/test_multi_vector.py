@@ -190,6 +190,17 @@ def test_a_shard_is_as_large_as_its_writer_may_hold(tmp_path: Path, monkeypatch:
     assert len(index) == 28 and index.search("alpha", k=50)[0].text == " ".join(WORDS)
 
 
+def test_a_shard_counts_the_codes_of_its_first_stage(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in ("fitting", "changes", "token_build"):
+        monkeypatch.setattr(f"ragq.pipelines.{module}.SHARD_BYTES", 1024)
+    ready = tokens(["alpha"] * 30)  # 32 bytes each, and 64 bytes of a first-stage code
+    options = {"codec": "F32", "first_stage": "MUVERA(2,1,4)", "metric": "ip", "multi_vector": True}
+    index = ragq.build(None, tmp_path / "index", embeddings=ready, ids=[str(i) for i in range(30)], **options)
+    assert index.compressor.code_sizes_at(DIM) == (32, 64)
+    assert (index.compressor.code_size, index.compressor.first_code_size) == (32, 64)
+    assert [s.rows for s in index.manifest.shards] == [10] * 3
+
+
 def test_shards_of_longer_documents_than_before_are_no_larger(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in ("fitting", "changes", "token_build"):
         monkeypatch.setattr(f"ragq.pipelines.{module}.SHARD_BYTES", 1024)
