@@ -110,11 +110,11 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
         "DistillVQ",
         {
             "batch": 256,
+            "queries_per_epoch": 6000,
             "temperature": 0.05,
-            "codebook_rate": 0.05,
-            "map_rate": 0.02,
             "whole": 8192,
             "random": 2048,
+            "patience": 10,  # rates fall to the end, and the last epochs are the best ones
         },
     ),
     "jpq": ("JPQ", {"loss": "lambda", "positives": 3}),
