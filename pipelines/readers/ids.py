@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Callable, Iterator, Sized
-from itertools import chain
 from pathlib import Path
 from typing import Any
 
@@ -43,8 +43,7 @@ def open_ids(spec: Any) -> tuple[int, Callable[[], Iterator[str]]]:
         file = NpyFile(path)
         if len(file.shape) != 1 or file.dtype.kind not in "Uiu":
             raise InvalidArgumentError(f"{path} must be a list of strings. Got shape {file.shape} of {file.dtype}.")
-        blocks = lambda: chain.from_iterable(file.rows(i, i + 4096).tolist() for i in range(0, file.shape[0], 4096))  # noqa: E731
-        return file.shape[0], lambda: (_id(value, str(path)) for value in blocks())
+        return file.shape[0], lambda: _npy_ids(file)
     if path.suffix in TABLES:
         return _table_ids(path, column)
     if path.suffix in (".jsonl", ".ndjson"):
@@ -58,6 +57,17 @@ def _id(value: Any, where: str) -> str:
     if isinstance(value, (int, np.integer)) and not isinstance(value, bool):
         return str(value)
     raise InvalidArgumentError(f"{where}: an id must be a string. Got {type(value).__name__}.")
+
+
+def _npy_ids(file: NpyFile) -> Iterator[str]:
+    for start in range(0, file.shape[0], 4096):
+        block = file.rows(start, start + 4096)
+        if block.dtype.kind == "U" and block.dtype.itemsize:
+            letters = block.astype(block.dtype.newbyteorder("=")).view(np.uint32)
+            if (letters > sys.maxunicode).any():
+                raise InvalidArgumentError(f"{file.path} holds text that is not Unicode.")
+        for value in block.tolist():
+            yield _id(value, str(file.path))
 
 
 def _lines(path: Path) -> Iterator[bytes]:

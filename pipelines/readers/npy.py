@@ -2,6 +2,10 @@
 
 from __future__ import annotations
 
+import zipfile
+import zlib
+from collections.abc import Iterator
+from contextlib import contextmanager
 from pathlib import Path
 from tokenize import TokenError
 from typing import Any
@@ -11,7 +15,22 @@ from numpy.typing import NDArray
 
 from ragq.errors import InvalidArgumentError
 
-__all__ = ["NpyFile"]
+__all__ = ["NpyFile", "readable"]
+
+BAD = (ValueError, EOFError, TypeError, OverflowError, MemoryError, RecursionError, KeyError, OSError, RuntimeError)
+"""What numpy and zipfile raise on files that they cannot read; `NotImplementedError` is a `RuntimeError`."""
+
+
+@contextmanager
+def readable(path: Path, kind: str) -> Iterator[None]:
+    """Turn what reading a damaged file raises into `InvalidArgumentError`."""
+    try:
+        yield
+    except InvalidArgumentError:
+        raise
+    except (*BAD, TokenError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+        reason = (str(error).splitlines() or [f"not an {kind} file"])[0]
+        raise InvalidArgumentError(f"{path} cannot be read as {kind}: {reason}") from error
 
 
 class NpyFile:
@@ -28,11 +47,8 @@ class NpyFile:
 
     def __init__(self, path: Path) -> None:
         self.path = path
-        try:
+        with readable(path, ".npy"):
             mapped = np.load(path, mmap_mode="r", allow_pickle=False)
-        except (ValueError, EOFError, TypeError, OverflowError, MemoryError, RecursionError, TokenError) as error:
-            reason = (str(error).splitlines() or ["not an .npy file"])[0]
-            raise InvalidArgumentError(f"{path} cannot be read as .npy: {reason}") from error
         if not isinstance(mapped, np.memmap):
             raise InvalidArgumentError(f"{path} cannot be read as .npy: it is an archive of arrays. Save one as .npy.")
         self.shape: tuple[int, ...] = mapped.shape

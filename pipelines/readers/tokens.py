@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import zipfile
 from collections.abc import Sequence
 from pathlib import Path
@@ -13,6 +14,7 @@ from numpy.typing import ArrayLike, NDArray
 from ragq.errors import InvalidArgumentError
 from ragq.pipelines.readers.embeddings import Embeddings, open_embeddings
 from ragq.pipelines.readers.ids import open_ids
+from ragq.pipelines.readers.npy import readable
 from ragq.tokens import TokenEmbeddings, check_offsets, run_rows
 
 __all__ = ["ReadyTokens", "open_tokens"]
@@ -69,12 +71,13 @@ class _NpzRows:
         self._position = 0
 
     def rows(self, start: int, stop: int) -> NDArray[Any]:
-        if start < self._position:
-            self._rewind()
-        width = int(np.prod(self.shape[1:], dtype=np.int64)) * self.dtype.itemsize
-        self._skip((start - self._position) * width)
-        assert self._stream is not None
-        data = self._stream.read((stop - start) * width)
+        width = math.prod(self.shape[1:]) * self.dtype.itemsize
+        with readable(self.path, ".npz"):
+            if start < self._position:
+                self._rewind()
+            self._skip((start - self._position) * width)
+            assert self._stream is not None
+            data = self._stream.read((stop - start) * width)
         self._position = stop
         if len(data) < (stop - start) * width:
             raise InvalidArgumentError(f"{self.path} ends before row {stop} of {self.shape[0]}.")
@@ -138,25 +141,19 @@ def _open_file(path: Path) -> ReadyTokens:
     if path.suffix != ".npy" or not beside.is_file():
         raise InvalidArgumentError(f"Token embeddings must be {WAYS}. Got {str(path)!r}.")
     values = open_embeddings(path)
-    try:
+    with readable(beside, ".npy"):
         offsets = np.load(beside, allow_pickle=False)
-    except (ValueError, EOFError, OSError) as error:
-        raise InvalidArgumentError(f"{beside} cannot be read: {error}.") from None
     return ReadyTokens(values, check_offsets(offsets, len(values), name=beside.name))
 
 
 def _open_npz(path: Path) -> ReadyTokens:
-    try:
+    with readable(path, ".npz"):
         with np.load(path, allow_pickle=False) as archive:
             if not {"values", "offsets"} <= set(archive.files):
                 raise InvalidArgumentError(f"{path} must be {WAYS}. It has {', '.join(archive.files)}.")
             offsets = archive["offsets"]
         stored = _NpzRows(path, "values.npy")
-    except InvalidArgumentError:
-        raise
-    except (ValueError, EOFError, OSError, KeyError, zipfile.BadZipFile) as error:
-        raise InvalidArgumentError(f"{path} cannot be read as .npz: {error}.") from None
-    if len(stored.shape) != 2 or stored.dtype.kind != "f" or stored.shape[1] == 0:
+    if len(stored.shape) != 2 or stored.dtype.kind != "f" or stored.shape[0] < 0 or stored.shape[1] <= 0:
         raise InvalidArgumentError(
             f"'values' of {path} must be floats of shape (tokens, dim). Got {stored.dtype} {stored.shape}."
         )

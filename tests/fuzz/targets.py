@@ -32,6 +32,7 @@ from ragq.manifest import MANIFEST, FileEntry, Manifest, checksum
 from ragq.pipelines.checkup import checkup
 from ragq.pipelines.readers import read
 from ragq.tokens import TokenEmbeddings
+from tests.fuzz import arrays
 from tests.fuzz.guard import guarded
 from tests.fuzz.mutate import any_json, mutated, mutated_json, nudged_text
 from tests.fuzz.runner import FAST, Check
@@ -438,29 +439,6 @@ def sources(folder: Path) -> Check:
     return check
 
 
-def ready(folder: Path) -> Check:
-    """Files of embeddings."""
-    import io
-
-    from ragq.pipelines.readers import open_embeddings
-
-    buffer = io.BytesIO()
-    np.save(buffer, X)
-    half = io.BytesIO()
-    np.save(half, X.astype(np.float16))
-    samples = [buffer.getvalue(), half.getvalue()]
-
-    def check(rng: random.Random) -> None:
-        path = folder / "x.npy"
-        path.write_bytes(mutated(rng, rng.choice(samples), samples[0]))
-        with contextlib.suppress(RagqError):
-            opened = open_embeddings(path)
-            rows = opened.rows(0, min(10, len(opened)))
-            assert rows.dtype == np.float32 and rows.ndim == 2
-
-    return check
-
-
 def journals(folder: Path) -> Check:
     """What a writer finds beside the index: a journal, an owner, older manifests."""
     path = folder / "index"
@@ -495,11 +473,14 @@ TARGETS: dict[str, tuple[Callable[[Path], Check], int]] = {
     "tokens": (files(".offsets.", ".first."), 2),
     "structures": (files("structures/"), 4),
     "fitted": (files("compressor-"), 3),
-    "states": (states, 15),
-    "specs": (specs, 10),
+    "states": (states, 10),
+    "specs": (specs, 8),
     "filters": (filters, 15),
     "bodies": (bodies, 8),
-    "sources": (sources, 16),
-    "ready": (ready, 8),
+    "sources": (sources, 14),
+    "ready": (arrays.ready, 6),
+    "token_files": (arrays.token_files, 4),
+    "columns": (arrays.columns, 4),
+    "codec_folders": (arrays.codec_folders, 3),
     "journals": (journals, 1),
 }

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import zipfile
 from dataclasses import replace
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from ragq.layouts import Layout
 from ragq.manifest import MANIFEST, Manifest, StructureEntry
 from ragq.pipelines.checkup import checkup
 from ragq.pipelines.readers import open_embeddings, read
+from ragq.pipelines.readers.tokens import open_tokens
 from ragq.pipelines.repair import repair
 from ragq.shards import DOCS_SCHEMA, IDS_SCHEMA, write_batch
 from ragq.storage import write_bytes
@@ -144,3 +146,37 @@ def test_a_head_of_npy_that_is_no_python_is_refused(tmp_path: Path) -> None:
     path.write_bytes(data.replace(b"{", b"(", 1))
     with pytest.raises(InvalidArgumentError, match=r"cannot be read as \.npy"):
         open_embeddings(path)
+
+
+def damaged_tokens(folder: Path, old: bytes, new: bytes, save=np.savez) -> Path:
+    path = folder / "x.npz"
+    save(path, values=np.ones((300, 8), np.float32), offsets=np.array([0, 100, 300]))
+    data = path.read_bytes()
+    assert old in data and len(old) == len(new)
+    path.write_bytes(data.replace(old, new))
+    return path
+
+
+def test_archives_of_tokens_that_cannot_be_read_are_refused(tmp_path: Path) -> None:
+    for old, new in ((b"{'descr'", b"({'desc'"), (b"(300, 8)", b"(300,-8)"), (b"(300, 8)", b"(-30, 8)")):
+        with pytest.raises(InvalidArgumentError, match=r"x\.npz"):
+            open_tokens(damaged_tokens(tmp_path, old, new))
+    path = damaged_tokens(tmp_path, b"", b"", np.savez_compressed)
+    with zipfile.ZipFile(path) as archive:
+        at = archive.getinfo("values.npy").header_offset + 60
+    data = path.read_bytes()
+    path.write_bytes(data[:at] + b"\xff" * 20 + data[at + 20 :])
+    with pytest.raises(InvalidArgumentError, match=r"x\.npz cannot be read as \.npz"):
+        open_tokens(path).tokens(0, 2)
+    path = damaged_tokens(tmp_path, np.ones(3, "f4").tobytes(), np.full(3, 2, "f4").tobytes())  # its checksum says so
+    with pytest.raises(InvalidArgumentError, match=r"x\.npz cannot be read as \.npz"):
+        open_tokens(path).tokens(0, 2)
+
+
+def test_ids_that_are_no_text_are_refused(tmp_path: Path) -> None:
+    np.save(tmp_path / "x.npy", np.zeros((2, 3), np.float32))
+    names = np.array(["a", "b"])
+    names.view(np.uint32)[1] = 0x110000
+    np.save(tmp_path / "ids.npy", names)
+    with pytest.raises(InvalidArgumentError, match=r"ids\.npy holds text that is not Unicode"):
+        list(open_embeddings(tmp_path / "x.npy", tmp_path / "ids.npy").ids())
