@@ -154,6 +154,21 @@ def test_any_input(kernel, rows, dim, n_queries, k, factors, mask, duplicates, p
 
 
 @pytest.mark.parametrize("instructions", SETS)
+def test_hamming_of_whole_words(instructions):
+    for dim in (64, 128, 256, 384, 512, 768, 1024):
+        for rows in (7, 8, 70, 301):
+            check("hamming", Case(rows, dim, mask="half", seed=rows), instructions)
+
+
+@pytest.mark.parametrize("kernel", KERNELS)
+def test_threads_share_the_queries_of_a_batch(kernel):
+    for factors, threads in ((0, 2), (2, 3), (2, 5)):
+        case = Case(200, 40, 50, factors=factors, mask="half", part=True)
+        case.scan["above"] = case.normal(50)
+        check(kernel, case, SETS[-1], threads=threads)
+
+
+@pytest.mark.parametrize("instructions", SETS)
 def test_extreme_codes_and_tables(instructions):
     rows = 100
     case = Case(rows, 48)

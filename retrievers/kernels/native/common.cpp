@@ -59,6 +59,30 @@ void merge(const Request& request, const std::vector<Part>& parts, int64_t query
         rows[i] = i < n ? all[i].row : -1;
     }
 }
+
+// Do tasks 0 .. n - 1, each in a thread of its own, the first in this one.
+void in_threads(int64_t n, const std::function<void(int64_t)>& task) {
+    std::vector<std::exception_ptr> errors(n);
+    const auto run = [&](int64_t i) {
+        try {
+            task(i);
+        } catch (...) {
+            errors[i] = std::current_exception();
+        }
+    };
+    std::vector<std::thread> threads;
+    for (int64_t i = 1; i < n; ++i) {
+        try {
+            threads.emplace_back(run, i);
+        } catch (const std::exception&) {  // no more threads to be had: do it here
+            run(i);
+        }
+    }
+    run(0);
+    for (std::thread& thread : threads) thread.join();
+    for (const std::exception_ptr& error : errors)
+        if (error) std::rethrow_exception(error);
+}
 }  // namespace
 
 void TopK::insert(float score, int64_t row) {
@@ -89,27 +113,24 @@ void scan_parts(const Request& request, const std::function<void(const Rows&, To
         for (int64_t query = 0; query < request.n_queries; ++query)
             parts.back().best.emplace_back(request.k, request.above ? request.above[query] : kNone);
     }
-    std::vector<std::exception_ptr> errors(n);
-    const auto run = [&](int64_t i) {
-        try {
-            scan(parts[i].rows, parts[i].best.data());
-        } catch (...) {
-            errors[i] = std::current_exception();
-        }
-    };
-    std::vector<std::thread> threads;
-    for (int64_t i = 1; i < n; ++i) {
-        try {
-            threads.emplace_back(run, i);
-        } catch (const std::exception&) {  // no more threads to be had: do it here
-            run(i);
-        }
-    }
-    run(0);
-    for (std::thread& thread : threads) thread.join();
-    for (const std::exception_ptr& error : errors)
-        if (error) std::rethrow_exception(error);
+    in_threads(n, [&](int64_t i) { scan(parts[i].rows, parts[i].best.data()); });
     for (int64_t query = 0; query < request.n_queries; ++query) merge(request, parts, query);
+}
+
+void share_queries(const Request& request, const std::function<void(const Request&, int64_t first)>& scan) {
+    constexpr int64_t least = 16;  // queries of a thread, which share the reading of the codes
+    const int64_t n = std::max<int64_t>(1, std::min<int64_t>(request.threads, request.n_queries / least));
+    in_threads(n, [&](int64_t i) {
+        const int64_t first = request.n_queries * i / n;
+        Request part = request;
+        part.n_queries = request.n_queries * (i + 1) / n - first;
+        part.threads = static_cast<int>(request.threads / n);
+        part.factors.bias += first;
+        if (part.factors.shift_weight) part.factors.shift_weight += first;
+        if (part.above) part.above += first;
+        part.scores += first * request.k, part.best += first * request.k;
+        scan(part, first);
+    });
 }
 
 }  // namespace ragq

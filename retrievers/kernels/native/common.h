@@ -77,6 +77,10 @@ struct Request {
 // The threads end with the call, so a process may fork between calls.
 void scan_parts(const Request& request, const std::function<void(const Rows&, TopK*)>& scan);
 
+// Share the queries of a large batch out to threads, which rule out as many rows for a query as one thread would, and
+// only what threads are left over share out the rows. `scan` gets the part of the request from query `first` on.
+void share_queries(const Request& request, const std::function<void(const Request&, int64_t first)>& scan);
+
 // Scores rows exactly; what a scan of bounds calls for the rows that it could not rule out.
 class Rescorer {
   public:

@@ -320,7 +320,7 @@ std::vector<Segment> segments_of(const PlaneCodes& codes) {
     return segments;
 }
 
-void dense_topk(const Request& request, const DenseCodes& codes) {
+static void dense_part(const Request& request, const DenseCodes& codes) {
     const Queries queries(codes.queries, request.n_queries, codes.dim);
     const std::vector<Segment> none;
     scan_parts(request, [&](const Rows& rows, TopK* best) {
@@ -331,7 +331,15 @@ void dense_topk(const Request& request, const DenseCodes& codes) {
     });
 }
 
-void planes_topk(const Request& request, const PlaneCodes& codes, double margin) {
+void dense_topk(const Request& request, const DenseCodes& codes) {
+    share_queries(request, [&](const Request& part, int64_t first) {
+        DenseCodes mine = codes;
+        mine.queries += first * codes.dim;
+        dense_part(part, mine);
+    });
+}
+
+static void planes_part(const Request& request, const PlaneCodes& codes, double margin) {
     const Queries queries(codes.queries, request.n_queries, codes.dim());
     const std::vector<Segment> segments = segments_of(codes);
     const bool whole = codes.bits == 1;  // the first plane is all there is: its tables give the score itself
@@ -349,6 +357,14 @@ void planes_topk(const Request& request, const PlaneCodes& codes, double margin)
         PlaneRescorer by_planes(*request.loops, codes, queries, segments);
         Rescorer& rescorer = whole ? static_cast<Rescorer&>(by_table) : by_planes;
         scan_bounds(*request.loops, first.codes, false, first.bounds, rescorer, request.factors, rows, best);
+    });
+}
+
+void planes_topk(const Request& request, const PlaneCodes& codes, double margin) {
+    share_queries(request, [&](const Request& part, int64_t first) {
+        PlaneCodes mine = codes;
+        mine.queries += first * codes.dim();
+        planes_part(part, mine, margin);
     });
 }
 

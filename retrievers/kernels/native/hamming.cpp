@@ -131,8 +131,12 @@ class Scan {
 }  // namespace
 
 void hamming_topk(const Request& request, const HammingCodes& codes) {
-    if (codes.blocked) return blocks_topk(request, codes);
-    scan_parts(request, [&](const Rows& rows, TopK* best) { Scan(request, codes, rows, best).run(); });
+    share_queries(request, [&](const Request& part, int64_t first) {
+        HammingCodes mine = codes;
+        mine.queries += first * codes.width, mine.weight += first;
+        if (codes.blocked) return blocks_topk(part, mine);
+        scan_parts(part, [&](const Rows& rows, TopK* best) { Scan(part, mine, rows, best).run(); });
+    });
 }
 
 void select_topk(const Request& request, const float* scores, int64_t n) {

@@ -33,13 +33,18 @@ constexpr void (*kPlane)(const LutRun&, const LutQuery*, int) = nullptr;
 #endif
 #include "dense_loops.h"
 #include "hamming_loops.h"
+#if RAGQ_CODE(RAGQ_ISA) == 3
+#include "hamming_avx512.h"
+#else
+constexpr auto kHamming = hamming;
+#endif
 
 }  // namespace
 }  // namespace RAGQ_ISA
 
 const Loops RAGQ_NAME(RAGQ_ISA) = {
-    RAGQ_ISA::kName,   RAGQ_ISA::kPairs, RAGQ_ISA::kWholeBytes, RAGQ_ISA::lut4,        RAGQ_ISA::lut8, RAGQ_ISA::kPlane,
-    RAGQ_ISA::hamming, RAGQ_ISA::dense,  RAGQ_ISA::join_planes,
+    RAGQ_ISA::kName,    RAGQ_ISA::kPairs, RAGQ_ISA::kWholeBytes, RAGQ_ISA::lut4,        RAGQ_ISA::lut8, RAGQ_ISA::kPlane,
+    RAGQ_ISA::kHamming, RAGQ_ISA::dense,  RAGQ_ISA::join_planes,
 };
 
 }  // namespace ragq

@@ -236,7 +236,7 @@ void LutRescorer::raw(int64_t query, const int64_t* rows, int64_t n, float* out)
     sum_all<false>(codes_, tables, rows, n, out);
 }
 
-void lut_topk(const Request& request, const LutCodes& codes, double margin) {
+static void lut_part(const Request& request, const LutCodes& codes, double margin) {
     const bool candidates = codes.low && margin > 0 && !request.loops->whole_bytes;
     const LutCodes high = {codes.high, nullptr, codes.pairs, codes.m, nullptr};
     std::vector<Bound> bounds;
@@ -255,6 +255,14 @@ void lut_topk(const Request& request, const LutCodes& codes, double margin) {
         LutRescorer rescorer(codes);
         scan_bounds(*request.loops, candidates ? high : codes, codes.low && !candidates, bounds, rescorer,
                     request.factors, rows, best);
+    });
+}
+
+void lut_topk(const Request& request, const LutCodes& codes, double margin) {
+    share_queries(request, [&](const Request& part, int64_t first) {
+        LutCodes mine = codes;
+        mine.tables += first * codes.m * codes.entries();
+        lut_part(part, mine, margin);
     });
 }
 
