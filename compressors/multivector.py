@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from ragq.compressors.base import Compressor, Stage
 from ragq.compressors.centroids import CENTROIDS
+from ragq.compressors.lemur import LEMUR
 from ragq.compressors.muvera import MUVERA
 from ragq.compressors.pooling import CARVE, MAP, POOL, PRUNE, Pooling
 from ragq.compressors.scorers import Scorer
@@ -80,12 +81,12 @@ class EncodedFirst:
 
     Attributes
     ----------
-    encoder : MUVERA
+    encoder : MUVERA or LEMUR
     codec : Compressor
         Of the encodings; a document's first-stage code is a row of it, scanned as any other.
     """
 
-    def __init__(self, encoder: MUVERA, codec: Compressor) -> None:
+    def __init__(self, encoder: MUVERA | LEMUR, codec: Compressor) -> None:
         self.encoder = encoder
         self.codec = codec
 
@@ -134,15 +135,16 @@ FirstStage = EncodedFirst | CENTROIDS
 
 
 def first_from_spec(text: str) -> FirstStage:
-    """Read ``MUVERA(...),<codec>``, where MUVERA alone keeps float32, or ``CENTROIDS<n>``."""
-    stages, rest = leading(text, [MUVERA, CENTROIDS])
+    """Read ``MUVERA(...),<codec>`` or ``LEMUR<dims>,<codec>``, without a codec in float32, or ``CENTROIDS<n>``."""
+    stages, rest = leading(text, [MUVERA, LEMUR, CENTROIDS])
     if len(stages) == 1:
-        if isinstance(stages[0], MUVERA):
+        if isinstance(stages[0], (MUVERA, LEMUR)):
             return EncodedFirst(stages[0], from_spec(rest or "F32"))
         if isinstance(stages[0], CENTROIDS) and not rest:
             return stages[0]
     raise InvalidArgumentError(
-        f"Bad first stage {text!r}: it must be MUVERA and a codec, as in 'MUVERA(20,4,8),PQ256x8', or 'CENTROIDS1024'."
+        f"Bad first stage {text!r}: it must be MUVERA or LEMUR and a codec, as in 'LEMUR320,PQ160x8', or "
+        "'CENTROIDS1024'."
     )
 
 

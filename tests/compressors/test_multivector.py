@@ -154,6 +154,7 @@ SPECS = [
     ("PRUNE3(first),PCA8,INT8", None),
     ("PRUNE3(spread),HPC8(hamming)", None),
     ("MAP,POOL3,F16", "MUVERA(4,2,3,axes,unit)"),
+    ("POOL3,F16", "LEMUR6(32),INT8"),
 ]
 
 

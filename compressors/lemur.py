@@ -1,0 +1,158 @@
+"""LEMUR: one vector a document, fitted so that its inner product with a query's one vector is nearest to MaxSim.
+
+MaxSim of a query and a document `D` is the sum over the query's tokens of ``h_D(t) = max over x in D of <t, x>``, a
+function of a single token. LEMUR (Jääsaari, Hyvönen and Roos, "Lemur: learned multi-vector retrieval", ICML 2026, arXiv
+2601.21853) learns features ``phi(t)`` in which every `h_D` is nearly linear: the sum of `phi` over a query's tokens is
+then the query's vector, and the coefficients of `h_D`, by least squares, are the document's. The paper trains a network
+of one hidden layer for `phi`; here it is a kernel's ridge regression, which is solved in one step:
+
+    k(t, a) = exp(-gamma |t - a|^2 / 2)                        for anchors a_1 .. a_A, tokens of the sample
+    h_D(t) - mean(t) ~ k(t)' (K + ridge I)^-1 (h_D - mean)     K = k(a_i, a_j), h_D on the anchors
+
+The `dims` directions that hold most of what this predicts at the anchors, over the documents of the sample, are kept:
+with ``P`` those predictions and ``P ~ U S V'``, a document has ``F(D) = U' K (K + ridge I)^-1 (h_D - mean)``, and a
+query the sum of ``k(t)' K^-1 U``. `mean` is that over the sample's documents: a score is MaxSim less what a query finds
+in a document on average, which moves no ranking.
+
+On the token embeddings of MiniLM a kernel of 2,048 anchors explains much more of `h_D` than the buckets of MUVERA do.
+
+Bytes per document: those of the codec that follows, over `dims` dimensions.
+"""
+
+from __future__ import annotations
+
+import numpy as np
+from numpy.typing import NDArray
+
+from ragq.checks import check_int
+from ragq.compressors.base import Floats
+from ragq.compressors.codebooks import sample_rows
+from ragq.compressors.exact import exact_matmul
+from ragq.compressors.tokens import TokenStage
+from ragq.errors import InvalidArgumentError
+from ragq.tokens import TokenEmbeddings
+
+__all__ = ["LEMUR"]
+
+RIDGE = 0.01
+SMALLEST = 1e-6  # singular values below this share of the largest are noise
+COARSE_BITS = 12  # two factors of 12 bits: sums stay within 2^24, the integers that float32 holds
+CHUNK_TOKENS = 1 << 13
+
+
+class LEMUR(TokenStage):
+    """Encodings of multi-vector embeddings, learned by regression on MaxSim with single tokens.
+
+    Parameters
+    ----------
+    dims : int
+        Dimensions of an encoding.
+    anchors : int
+        Tokens of the sample that a document is scored with; the more, the nearer to MaxSim and the slower to encode.
+    gamma : float
+        Of the kernel: how fast tokens cease to say something of each other, for tokens of unit length.
+    """
+
+    forms = ("LEMUR{dims}",)
+    state_names = ("anchors_", "mean_", "query_map_", "document_map_")
+
+    anchors_: Floats  # (anchors, dim)
+    mean_: Floats  # (anchors,), MaxSim of the anchors with a document of the sample, on average
+    query_map_: Floats  # (anchors, dims), from the kernel with the anchors
+    document_map_: Floats  # (anchors, dims), from MaxSim with the anchors
+
+    def __init__(self, dims: int, anchors: int = 2048, gamma: float = 1.0) -> None:
+        self.dims = check_int(dims, "dims", 1, 1 << 14)
+        self.anchors = check_int(anchors, "anchors", self.dims, 1 << 16)
+        if isinstance(gamma, bool) or not isinstance(gamma, (int, float)) or not 0 < gamma <= 100:
+            raise InvalidArgumentError(f"'gamma' of LEMUR must be a number above 0, at most 100. Got {gamma!r}.")
+        self.gamma = float(gamma)
+
+    @property
+    def minimum_rows(self) -> int:  # type: ignore[override]
+        return self.anchors
+
+    @property
+    def dim_out(self) -> int:
+        """Dimensions of an encoding."""
+        return self.dims
+
+    def _state_shapes(self) -> dict[str, tuple[int, ...]]:
+        maps = (self.anchors, self.dims)
+        return {
+            "anchors_": (self.anchors, self.dim),
+            "mean_": (self.anchors,),
+            "query_map_": maps,
+            "document_map_": maps,
+        }
+
+    def _fit_tokens(self, tokens: TokenEmbeddings, queries: TokenEmbeddings | None, rng: np.random.Generator) -> None:
+        self.anchors_ = sample_rows(tokens.values, self.anchors, rng).copy()
+        wholes = self._maxsim(tokens)[tokens.counts > 0]
+        self.mean_ = wholes.mean(axis=0, dtype=np.float64).astype(np.float32)
+        wholes = (wholes - self.mean_).astype(np.float64)
+        kernel = self._kernel(self.anchors_).astype(np.float64)
+        ridge = kernel + RIDGE * np.eye(self.anchors)
+        smoother = np.linalg.solve(ridge, kernel)  # symmetric: what is predicted at the anchors
+        moment = smoother @ (wholes.T @ wholes) @ smoother
+        values, vectors = np.linalg.eigh(moment)
+        values, main = values[::-1][: self.dims], vectors[:, ::-1][:, : self.dims]
+        kept = values > SMALLEST**2 * values[0]
+        inverse = np.divide(1, values, out=np.zeros(self.dims), where=kept)
+        unit = np.sqrt(self.anchors)  # gives a token's features unit variance
+        predicted = wholes @ (smoother @ main)
+        self.query_map_ = (np.linalg.solve(ridge, wholes.T @ predicted) * (inverse * unit)).astype(np.float32)
+        self.document_map_ = (smoother @ main * (kept / unit)).astype(np.float32)
+
+    def _kernel(self, x: Floats) -> Floats:
+        """Return the kernel of tokens with the anchors, `(n, anchors)`."""
+        lengths = np.square(x).sum(axis=1)[:, None] + np.square(self.anchors_).sum(axis=1)
+        distances = np.maximum(lengths - 2 * (x @ self.anchors_.T), 0)
+        kernel: Floats = np.exp(np.float32(-self.gamma / 2) * distances)
+        return kernel
+
+    def _maxsim(self, documents: TokenEmbeddings) -> Floats:
+        """Return MaxSim of each anchor with each document, `(n, anchors)`, 0 without tokens; the same in any batch."""
+        anchors = coarse(self.anchors_)
+        best = np.full((len(documents), self.anchors), -np.inf, np.float32)
+        number = np.repeat(np.arange(len(documents)), documents.counts)
+        for start in range(0, documents.total, CHUNK_TOKENS):
+            part = slice(start, min(start + CHUNK_TOKENS, documents.total))
+            starts = np.flatnonzero(np.diff(number[part], prepend=-1))
+            products = anchors @ coarse(documents.values[part]).T
+            here = number[part][starts]
+            best[here] = np.maximum(best[here], np.maximum.reduceat(products, starts, axis=1).T)
+        best[documents.counts == 0] = 0
+        return best
+
+    def encode_documents(self, documents: TokenEmbeddings) -> Floats:
+        """Return the encodings of documents, `(n, dims)` float32, each from its own tokens; zeros without any."""
+        self._check_tokens(documents)
+        encodings = exact_matmul(self._maxsim(documents) - self.mean_, self.document_map_)
+        encodings[documents.counts == 0] = 0
+        return encodings
+
+    def encode_queries(self, queries: TokenEmbeddings) -> Floats:
+        """Return the encodings of queries, `(n, dims)` float32; a query without tokens gives zeros."""
+        self._check_tokens(queries, "queries")
+        sums = np.zeros((len(queries), self.anchors), np.float32)
+        number = np.repeat(np.arange(len(queries)), queries.counts)
+        for start in range(0, queries.total, CHUNK_TOKENS):
+            part = slice(start, min(start + CHUNK_TOKENS, queries.total))
+            starts = np.flatnonzero(np.diff(number[part], prepend=-1))
+            kernel = np.ascontiguousarray(self._kernel(queries.values[part]).T)
+            sums[number[part][starts]] += np.add.reduceat(kernel, starts, axis=1).T
+        return sums @ self.query_map_
+
+
+def coarse(x: Floats) -> Floats:
+    """Round each row to multiples of a power of two so that its length is at most 2^12 of them.
+
+    Every partial sum of an inner product of two such rows is then a whole number that float32 holds, so that a product
+    of matrices adds exactly, in any order. The product of two unit vectors is within about 0.0002 of the true one.
+    """
+    lengths = np.sqrt(np.square(x, dtype=np.float64).sum(axis=1))
+    _, exponent = np.frexp(1.5 * lengths)
+    step = np.ldexp(np.float32(1), exponent - COARSE_BITS)[:, None].astype(np.float32)
+    rounded: NDArray[np.float32] = np.rint(x / step) * step
+    return rounded
