@@ -1,4 +1,4 @@
-"""A corpus with planted near-duplicates: selection repeats less, and leaving copies out shows more of what matters."""
+"""A corpus with planted near-duplicates: selection repeats less, and shows more of what matters."""
 
 from __future__ import annotations
 
@@ -39,7 +39,7 @@ def test_alpha_ndcg_by_hand() -> None:
     assert alpha_ndcg([3, 4], {1}) == 0
 
 
-def test_selection_ends_repeats_and_leaving_copies_out_raises_alpha_ndcg(shared: Path, tmp_path: Path) -> None:
+def test_selection_ends_repeats_and_raises_alpha_ndcg(shared: Path, tmp_path: Path) -> None:
     folder = shared / "beir" / "cranfield"
     x, queries = np.load(folder / "corpus.minilm.npy"), np.load(folder / "queries.minilm.npy")
     rng = np.random.default_rng(0)
@@ -70,5 +70,5 @@ def test_selection_ends_repeats_and_leaving_copies_out_raises_alpha_ndcg(shared:
     for select in ("unique", "coverage", "mmr"):
         value, repeats = measure(select)
         assert repeats < 0.05, (select, repeats)
-        if select == "unique":  # the others also leave relevant passages that resemble each other
+        if select != "mmr":  # whose balance is for diversity beyond copies: it also leaves what is relevant
             assert value > 1.05 * plain, (value, plain)
