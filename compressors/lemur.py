@@ -35,6 +35,7 @@ from ragq.tokens import TokenEmbeddings
 __all__ = ["LEMUR"]
 
 RIDGE = 0.01
+FIT_DOCUMENTS = 4096
 SMALLEST = 1e-6  # singular values below this share of the largest are noise
 COARSE_BITS = 12  # two factors of 12 bits: sums stay within 2^24, the integers that float32 holds
 CHUNK_TOKENS = 1 << 13
@@ -46,7 +47,7 @@ class LEMUR(TokenStage):
     Parameters
     ----------
     dims : int
-        Dimensions of an encoding.
+        Dimensions of an encoding; those beyond the number of documents in the sample stay 0.
     anchors : int
         Tokens of the sample that a document is scored with; the more, the nearer to MaxSim and the slower to encode.
     gamma : float
@@ -88,21 +89,21 @@ class LEMUR(TokenStage):
 
     def _fit_tokens(self, tokens: TokenEmbeddings, queries: TokenEmbeddings | None, rng: np.random.Generator) -> None:
         self.anchors_ = sample_rows(tokens.values, self.anchors, rng).copy()
-        wholes = self._maxsim(tokens)[tokens.counts > 0]
+        whole = np.flatnonzero(tokens.counts)
+        chosen = np.sort(rng.choice(whole, min(len(whole), FIT_DOCUMENTS), replace=False))
+        wholes = self._maxsim(tokens.take(chosen))
         self.mean_ = wholes.mean(axis=0, dtype=np.float64).astype(np.float32)
-        wholes = (wholes - self.mean_).astype(np.float64)
         kernel = self._kernel(self.anchors_).astype(np.float64)
         ridge = kernel + RIDGE * np.eye(self.anchors)
-        smoother = np.linalg.solve(ridge, kernel)  # symmetric: what is predicted at the anchors
-        moment = smoother @ (wholes.T @ wholes) @ smoother
-        values, vectors = np.linalg.eigh(moment)
-        values, main = values[::-1][: self.dims], vectors[:, ::-1][:, : self.dims]
-        kept = values > SMALLEST**2 * values[0]
-        inverse = np.divide(1, values, out=np.zeros(self.dims), where=kept)
+        weights = np.linalg.solve(ridge, (wholes - self.mean_).astype(np.float64).T)
+        predicted = (kernel @ weights).T  # documents x anchors
+        directions, squares = main_directions(predicted, self.dims)
+        inverse = np.divide(1, squares, out=np.zeros(self.dims), where=squares > 0)
         unit = np.sqrt(self.anchors)  # gives a token's features unit variance
-        predicted = wholes @ (smoother @ main)
-        self.query_map_ = (np.linalg.solve(ridge, wholes.T @ predicted) * (inverse * unit)).astype(np.float32)
-        self.document_map_ = (smoother @ main * (kept / unit)).astype(np.float32)
+        self.query_map_ = (weights @ (predicted @ directions) * (inverse * unit)).astype(np.float32)
+        # K (K + ridge I)^-1 = I - ridge (K + ridge I)^-1
+        smoothed = directions - RIDGE * np.linalg.solve(ridge, directions)
+        self.document_map_ = (smoothed / unit).astype(np.float32)
 
     def _kernel(self, x: Floats) -> Floats:
         """Return the kernel of tokens with the anchors, `(n, anchors)`."""
@@ -143,6 +144,31 @@ class LEMUR(TokenStage):
             kernel = np.ascontiguousarray(self._kernel(queries.values[part]).T)
             sums[number[part][starts]] += np.add.reduceat(kernel, starts, axis=1).T
         return sums @ self.query_map_
+
+
+def main_directions(x: NDArray[np.float64], m: int) -> tuple[NDArray[np.float64], NDArray[np.float64]]:
+    """Return the `m` main right singular vectors of `x` and the squares of their singular values.
+
+    Parameters
+    ----------
+    x : ndarray of float64, shape (n, d)
+    m : int
+        At most `d`.
+
+    Returns
+    -------
+    directions : ndarray of float64, shape (d, m)
+        Zeros beyond the rank of `x`.
+    squares : ndarray of float64, shape (m,)
+        0 there.
+    """
+    wide = len(x) < x.shape[1]
+    squares, vectors = np.linalg.eigh(x @ x.T if wide else x.T @ x)
+    squares, vectors = squares[::-1][:m], vectors[:, ::-1][:, :m]
+    kept = int((squares > SMALLEST**2 * squares[:1]).sum())
+    directions = np.zeros((x.shape[1], m))
+    directions[:, :kept] = x.T @ (vectors[:, :kept] / np.sqrt(squares[:kept])) if wide else vectors[:, :kept]
+    return directions, np.concatenate([squares[:kept], np.zeros(m - kept)])
 
 
 def coarse(x: Floats) -> Floats:

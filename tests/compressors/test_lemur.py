@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 import pytest
 
-from ragq.compressors.lemur import LEMUR, RIDGE, coarse
+from ragq.compressors.lemur import LEMUR, RIDGE, coarse, main_directions
 from ragq.compressors.multivector import MultiVectorCompressor
 from ragq.compressors.muvera import MUVERA
 from ragq.errors import InvalidArgumentError
@@ -68,6 +68,17 @@ def test_no_tokens_give_zeros_and_many_tokens_do_as_few() -> None:
     np.testing.assert_allclose(stage.encode_documents(long)[1], expected, atol=0.01 * np.abs(expected).max())
     one = stage.encode_queries(TokenEmbeddings(long[1], np.arange(11001))).sum(axis=0)
     np.testing.assert_allclose(stage.encode_queries(long)[1], one, atol=1e-4 * np.abs(one).max())
+
+
+@pytest.mark.parametrize("shape", [(9, 30), (40, 12)])
+def test_main_directions_are_the_singular_vectors_up_to_the_rank(shape: tuple[int, int]) -> None:
+    x = embeddings(*shape, seed=3).astype(np.float64)
+    directions, squares = main_directions(x, 10)
+    rank = min(10, *shape)
+    _, values, rows = np.linalg.svd(x, full_matrices=False)
+    np.testing.assert_allclose(squares[:rank], values[:rank] ** 2)
+    np.testing.assert_allclose(np.abs(rows[:rank] @ directions[:, :rank]), np.eye(rank), atol=1e-6)
+    assert not squares[rank:].any() and not directions[:, rank:].any()
 
 
 @pytest.mark.parametrize("scale", [1e-20, 1, 3e4])
