@@ -373,9 +373,9 @@ class Shard:
             # a batch is small: handing its columns to a pool of threads takes longer than reading them
             options = pa.ipc.IpcReadOptions(included_fields=included, use_threads=False)
             reader = pa.ipc.open_file(pa.memory_map(str(path)), options=options)
-            found = {f.name: f.type for f in reader.schema}
-            expected = {name: DOCS_SCHEMA.field(name).type for name in columns}
-            if found not in (expected, {f.name: f.type for f in DOCS_SCHEMA}):
+            found = {f.name: f for f in reader.schema}
+            expected = {name: DOCS_SCHEMA.field(name) for name in columns}
+            if found not in (expected, {f.name: f for f in DOCS_SCHEMA}):
                 raise CorruptIndexError(f"{path} has the columns {reader.schema.names}, not those of a docs file.")
             self._docs_readers[columns] = reader
         return self._docs_readers[columns]

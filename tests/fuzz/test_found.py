@@ -180,3 +180,21 @@ def test_ids_that_are_no_text_are_refused(tmp_path: Path) -> None:
     np.save(tmp_path / "ids.npy", names)
     with pytest.raises(InvalidArgumentError, match=r"ids\.npy holds text that is not Unicode"):
         list(open_embeddings(tmp_path / "x.npy", tmp_path / "ids.npy").ids())
+
+
+def test_columns_that_may_hold_nothing_are_not_those_of_documents(tmp_path: Path) -> None:
+    path = tmp_path / "index"
+    make(path, 6).close()
+    manifest = Manifest.load(path / MANIFEST, (path / MANIFEST).read_bytes())
+    shard = manifest.shards[0]
+    table = pa.ipc.open_file(path / shard.docs.name).read_all()
+    schema = pa.schema([field.with_nullable(not field.nullable) for field in DOCS_SCHEMA])
+    batch = pa.record_batch(table.combine_chunks().to_batches()[0].columns, schema=schema)
+    entry = write_batch(path, shard.docs.name, batch)
+    write_bytes(path / MANIFEST, replace(manifest, shards=(replace(shard, docs=entry),)).dump())
+    assert [finding.part for finding in checkup(path)] == ["docs"]
+    with (
+        ragq.open(path, model=words_model) as index,
+        pytest.raises(CorruptIndexError, match="not those of a docs file"),
+    ):
+        index.search("text")
