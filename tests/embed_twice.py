@@ -2,7 +2,7 @@
 
 Indexes the corpus with the default model into FOLDER/local and, with two workers of Ray of which one is killed when a
 third of the rows are done, into FOLDER/ray; then compares documents, files and answers. An interrupted run goes on.
-Prints JSON.
+``--engine`` builds one of the two only. Prints JSON.
 """
 
 from __future__ import annotations
@@ -57,34 +57,41 @@ class Killer:
                 os.kill(pid, signal.SIGKILL)
 
 
-def built(corpus: Path, out: Path, progress: Progress, **options: Any) -> tuple[ragq.Index, float]:
-    """Build an index that is not there; return it and the seconds."""
+def built(corpus: Path, out: Path, progress: Progress, **options: Any) -> float:
+    """Build an index that is not there; return the seconds."""
     started = time.perf_counter()
     if not (out / "manifest.json").exists():
         ragq.build(corpus, out, progress=progress, **options, **OPTIONS).close()
-    return ragq.open(out), time.perf_counter() - started
+    return round(time.perf_counter() - started, 1)
 
 
 @click.command()
 @click.argument("corpus", type=click.Path(exists=True, path_type=Path))
 @click.argument("folder", type=click.Path(path_type=Path))
-def main(corpus: Path, folder: Path) -> None:
+@click.option("--engine", "engines", type=click.Choice(["local", "ray"]), multiple=True, default=("local", "ray"))
+def main(corpus: Path, folder: Path, engines: tuple[str, ...]) -> None:
     folder.mkdir(parents=True, exist_ok=True)
-    killer = Killer()
-    local, local_seconds = built(corpus, folder / "local", lambda *_: None)
-    remote, remote_seconds = built(corpus, folder / "ray", killer, engine="ray", workers=2)
+    killer, seconds = Killer(), {}
+    if "local" in engines:
+        seconds["local"] = built(corpus, folder / "local", lambda *_: None)
+    if "ray" in engines:
+        seconds["ray"] = built(corpus, folder / "ray", killer, engine="ray", workers=2)
+    click.echo(json.dumps({"seconds": seconds, "killed": len(killer.killed)}))
+    if len(engines) == 2:
+        click.echo(json.dumps(compared(corpus, ragq.open(folder / "local"), ragq.open(folder / "ray")), indent=1))
+
+
+def compared(corpus: Path, local: ragq.Index, remote: ragq.Index) -> dict[str, Any]:
+    """Count what is the same in two indexes."""
     queries = [json.loads(line)["text"] for line in (corpus / "queries.jsonl").read_text().splitlines()[:100]]
     mine, theirs = (index.search_embeddings(local.embedder.encode_queries(queries), 10) for index in (local, remote))
     pairs = list(zip(local.manifest.shards, remote.manifest.shards, strict=True))
     local.verify()
     remote.verify()
-    told = {
+    return {
         "documents": [len(local), len(remote)],
         "passages": local.manifest.rows,
         "shards": len(pairs),
-        "killed": len(killer.killed),
-        "local_seconds": round(local_seconds, 1),
-        "ray_seconds": round(remote_seconds, 1),
         "same_documents": content(local) == content(remote),
         "same_compressor": local.manifest.compressor == remote.manifest.compressor,
         "same_files": sum([f.xxh3 for f in one.files] == [f.xxh3 for f in two.files] for one, two in pairs),
@@ -92,7 +99,6 @@ def main(corpus: Path, folder: Path) -> None:
         "same_answers": int((mine.ids == theirs.ids).all(axis=1).sum()),
         "same_scores": bool(np.array_equal(mine.scores, theirs.scores)),
     }
-    click.echo(json.dumps(told, indent=1))
 
 
 if __name__ == "__main__":
