@@ -139,11 +139,11 @@ def test_arrow_files_that_name_a_column_twice_are_refused(tmp_path: Path) -> Non
         list(read(tmp_path / "x.arrow"))
 
 
-def test_a_head_of_npy_that_is_no_python_is_refused(tmp_path: Path) -> None:
+@pytest.mark.parametrize(("old", "new"), [(b"{", b"("), (b"<f4", b",f4")])
+def test_a_head_of_npy_that_is_no_python_is_refused(tmp_path: Path, old: bytes, new: bytes) -> None:
     path = tmp_path / "x.npy"
     np.save(path, np.zeros((2, 3), np.float32))
-    data = path.read_bytes()
-    path.write_bytes(data.replace(b"{", b"(", 1))
+    path.write_bytes(path.read_bytes().replace(old, new, 1))
     with pytest.raises(InvalidArgumentError, match=r"cannot be read as \.npy"):
         open_embeddings(path)
 
