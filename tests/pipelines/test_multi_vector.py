@@ -82,7 +82,8 @@ def check_codes(index: ragq.Index, expected: MultiVectorCodes) -> None:
 
 
 @pytest.mark.parametrize(
-    ("codec", "first_stage"), [("F32", None), ("POOL2,F16", "MUVERA(2,2,4),F32"), ("POOL50%,FP8", None)]
+    ("codec", "first_stage"),
+    [("F32", None), ("POOL2,F16", "MUVERA(2,2,4),F32"), ("POOL50%,FP8", None), ("POOL2,FP8", "LEMUR2(2),F32")],
 )
 @pytest.mark.parametrize("seed", range(2))
 def test_any_sequence_of_changes_equals_a_dict(

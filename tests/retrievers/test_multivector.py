@@ -63,7 +63,7 @@ def test_candidates_are_scored_like_all(codec: str, kernel: str, monkeypatch: py
     np.testing.assert_allclose(np.where(rows >= 0, own, -np.inf), scores, rtol=1e-5, atol=1e-5)
 
 
-@pytest.mark.parametrize("first", [None, "MUVERA(3,2,4)", "CENTROIDS16"])
+@pytest.mark.parametrize("first", [None, "MUVERA(3,2,4)", "LEMUR8(32)", "CENTROIDS16"])
 def test_a_filtered_search_returns_k_whenever_k_documents_qualify(first: str | None) -> None:
     compressor, blocks = fitted("PQ4x4", first)
     queries, live = tokens(8, seed=9), np.zeros(150, bool)
@@ -80,7 +80,7 @@ def test_a_filtered_search_returns_k_whenever_k_documents_qualify(first: str | N
 
 
 @pytest.mark.parametrize("codec", ["F32", "PQ4x4", "RBQ1"])
-@pytest.mark.parametrize("first", [None, "MUVERA(3,2,4)"])
+@pytest.mark.parametrize("first", [None, "MUVERA(3,2,4)", "LEMUR8(32),INT8"])
 def test_equal_scores_come_in_document_order(codec: str, first: str | None) -> None:
     one = tokens(12, longest=12)
     documents = TokenEmbeddings.concatenate([one] * 5)
