@@ -5,7 +5,8 @@ rows and answers all queries; the score is the tie-aware Recall@10 against exact
 a vector adds, its floats included. ``--ndcg`` measures instead what share of the float32 nDCG@10 a codec keeps on
 SciFact and Cranfield, fitted on the corpus alone.
 
-``--json FILE`` keeps what was measured, so that a run that was stopped goes on where it stopped.
+``--json FILE`` keeps what was measured, so that a run that was stopped goes on where it stopped. ``--pair`` compares
+instead a codec of ragq with one of faiss, query by query and both trained on ``--train-rows``: ``--pair VTQ24:RQ24x8``.
 """
 
 from __future__ import annotations
@@ -28,6 +29,7 @@ from ragq.eval.datasets import Dataset, read_folder
 from ragq.eval.exact import Exact
 from ragq.eval.metrics import evaluate
 from ragq.eval.peers import load, rabitqlib_flat, turbovec_flat, usearch_hamming
+from ragq.eval.significance import Comparison, bootstrap_means, compare
 from ragq.select import topk
 
 __all__ = ["Row", "Scale", "main"]
@@ -231,6 +233,14 @@ def ndcg_shares(data: Path, specs: list[str]) -> list[dict[str, Any]]:
     return list(table.values())
 
 
+def paired(scale: Scale, own: str, theirs: str) -> tuple[list[float], Comparison]:
+    """Return the Recall@10 of a codec of ragq and of one of faiss, and their difference by a paired bootstrap."""
+    answers = ragq_answer(own, scale), faiss_answer(theirs, scale)
+    hits = np.stack([scale.exact.agreement(found, K) for found in answers])
+    means = hits.mean(axis=1)
+    return means.tolist(), compare(bootstrap_means([hits]), means, 0, 1)
+
+
 def markdown(rows: list[Row]) -> str:
     """Return the table, the best first within each budget."""
     lines = ["| budget | library | codec | bytes | trained on | Recall@10 |", "|---|---|---|--:|--:|--:|"]
@@ -247,8 +257,18 @@ def markdown(rows: list[Row]) -> str:
 @click.option("--train-rows", default=65_536, show_default=True, help="Rows that everybody is trained on.")
 @click.option("--json", "file", type=click.Path(path_type=Path), help="Keep results here and reuse them.")
 @click.option("--ndcg", is_flag=True, help="Measure nDCG@10 on SciFact and Cranfield instead.")
-def main(data: Path, budget: str, which: str, train_rows: int, file: Path | None, ndcg: bool) -> None:
+@click.option("--pair", multiple=True, metavar="RAGQ:FAISS", help="Compare two codecs by a paired bootstrap instead.")
+def main(
+    data: Path, budget: str, which: str, train_rows: int, file: Path | None, ndcg: bool, pair: tuple[str, ...]
+) -> None:
     """Print the table of codecs and peers at equal bytes."""
+    for each in pair:
+        spec, _, other = each.partition(":")
+        (own, theirs), found = paired(Scale.read(data, train_rows), spec, other)
+        interval = f"{found.difference:+.4f} [{found.low:+.4f}, {found.high:+.4f}]"
+        click.echo(f"{spec} {own:.4f}, {other} {theirs:.4f}: {interval}")
+    if pair:
+        return
     if ndcg:
         for line in ndcg_shares(data, [f"{name}{size}" for size in NDCG_BYTES for name in ("VTQ", "VPQ")]):
             shares = " ".join(f"{name} {line[name]:.1%}" for name in ("scifact", "cranfield", "mean"))

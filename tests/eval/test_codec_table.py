@@ -6,7 +6,7 @@ import numpy as np
 import pytest
 
 from ragq.checks import normalized
-from ragq.eval.codec_table import BUDGETS, Row, Scale, contenders, markdown, ours, ragq_answer, size_of
+from ragq.eval.codec_table import BUDGETS, Row, Scale, contenders, markdown, ours, paired, ragq_answer, size_of
 from ragq.eval.exact import Exact
 
 
@@ -36,3 +36,10 @@ def test_the_best_of_a_budget_comes_first() -> None:
     table = markdown(rows)
     assert [line.split("|")[2].strip() for line in table.splitlines()[2:]] == ["c", "b", "a"]
     assert size_of("PQ0x8", 384) == float("inf")
+
+
+def test_a_pair_is_compared_query_by_query() -> None:
+    (exact, coarse), found = paired(small_scale(), "F32", "PCA2,SQ8")
+    assert exact == 1 and 0 < coarse < 0.9
+    assert found.low <= found.difference == pytest.approx(exact - coarse) <= found.high
+    assert found.significant
