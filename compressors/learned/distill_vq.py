@@ -5,8 +5,9 @@ The dense scores are the teacher, so that queries without any label are enough. 
     loss = - sum_d softmax(<q, d> / tau) log softmax(s(q, d) / tau),
 
 the listwise cross-entropy of ListNet; the candidates of a batch are all documents of a small corpus, of others those
-of the teacher's top, those that the current index puts first, and random ones. Trained are the query side's codewords, map and mean; with the setting
-``reassign`` the document side follows the query side, and the documents are encoded again after every epoch.
+of the teacher's top, those that the current index puts first, and random ones. Trained are the query side's codewords,
+map and mean; with the setting ``reassign`` the document side follows the query side, and the documents are encoded
+again after every epoch.
 
 Xiao, Liu, Han, Zhang, Lian, Gong, Chen, Yang, Sun, Shao and Xie, "Distill-VQ: learning retrieval oriented vector
 quantization by distilling knowledge from dense embeddings", SIGIR 2022, sections 3.2-3.4.
