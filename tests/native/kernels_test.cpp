@@ -13,6 +13,7 @@
 #include "dense.h"
 #include "dispatch.h"
 #include "hamming.h"
+#include "lists.h"
 #include "lut.h"
 #include "maxsim.h"
 
@@ -131,6 +132,30 @@ void luts(Case& c) {
     check("lut8 margin", c, c.rows, 0, [&](const Request& r) { lut_topk(r, eight, 50); });
 }
 
+// Some rows in lists, of which some are empty, and the lists of each query in an order of its own.
+void lists(Case& c) {
+    const int64_t pairs = (c.dim + 1) / 2, blocks = c.padded / 32, nlist = 6, nprobe = pick({1, 4, nlist});
+    const auto high = bytes(c.padded * pairs), low = bytes(c.padded * pairs);
+    const auto t4 = floats(c.queries * c.dim * 16), t8 = floats(c.queries * c.dim * 256);
+    std::vector<int64_t> offsets(nlist + 1, 0), probed;
+    for (int64_t i = 1; i < nlist; ++i) offsets[i] = 32 * (generator() % (blocks + 1));
+    offsets[nlist] = c.padded;
+    std::sort(offsets.begin(), offsets.end());
+    std::vector<uint32_t> rows(c.padded);
+    for (int64_t i = 0; i < c.padded; ++i) rows[i] = static_cast<uint32_t>(c.padded - 1 - i);
+    for (int64_t query = 0; query < c.queries; ++query) {
+        std::vector<int64_t> order = {0, 1, 2, 3, 4, 5};
+        std::shuffle(order.begin(), order.end(), generator);
+        probed.insert(probed.end(), order.begin(), order.begin() + nprobe);
+    }
+    for (const uint8_t* second : {static_cast<const uint8_t*>(nullptr), low.data()}) {
+        const LutCodes codes = {high.data(), second, pairs, c.dim, second ? t8.data() : t4.data()};
+        const Lists exact = {offsets.data(), rows.data(), probed.data(), nprobe, true};
+        check("lists", c, c.padded, 0, [&](const Request& r) { lut_lists(r, codes, exact); });
+        check("candidates", c, c.padded, 0, [&](const Request& r) { lut_candidates(r, codes, exact); });
+    }
+}
+
 void dense_and_maxsim(Case& c) {
     const auto queries = floats(c.queries * c.dim);
     std::vector<float> levels = floats(256);
@@ -199,6 +224,7 @@ int main(int argc, char** argv) {
     for (int i = 0; i < cases; ++i) {
         Case c;
         luts(c);
+        lists(c);
         dense_and_maxsim(c);
         chosen_codewords(c);
         bits(c);
