@@ -148,7 +148,7 @@ def pruned(
 
 def planes(bench: Bench) -> Iterator[Row]:
     """4 bits a dimension as bit planes, 192 bytes."""
-    data = bench.data(100_000)
+    data = bench.data(1_000_000)
     queries = data.source.queries[: bench.queries]
     against = asked(
         bench.peers(
