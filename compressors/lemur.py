@@ -6,7 +6,7 @@ function of a single token. LEMUR (Jääsaari, Hyvönen and Roos, "Lemur: learne
 then the query's vector, and the coefficients of `h_D`, by least squares, are the document's. The paper trains a network
 of one hidden layer for `phi`; here it is a kernel's ridge regression, which is solved in one step:
 
-    k(t, a) = exp(-gamma |t - a|^2 / 2)                        for anchors a_1 .. a_A, tokens of the sample
+    k(t, a) = exp(-gamma |t - a|^2 / 2)                        for anchors a_1 .. a_A, centroids of tokens
     h_D(t) - mean(t) ~ k(t)' (K + ridge I)^-1 (h_D - mean)     K = k(a_i, a_j), h_D on the anchors
 
 The `dims` directions that hold most of what this predicts at the anchors, over the documents of the sample, are kept:
@@ -26,7 +26,7 @@ from numpy.typing import NDArray
 
 from ragq.checks import check_int
 from ragq.compressors.base import Floats
-from ragq.compressors.codebooks import sample_rows
+from ragq.compressors.codebooks import kmeans, sample_rows
 from ragq.compressors.exact import exact_matmul
 from ragq.compressors.tokens import TokenStage
 from ragq.errors import InvalidArgumentError
@@ -34,6 +34,8 @@ from ragq.tokens import TokenEmbeddings
 
 __all__ = ["LEMUR"]
 
+ROWS_PER_ANCHOR = 24
+ITERATIONS = 5  # of k-means
 RIDGE = 0.01
 FIT_DOCUMENTS = 4096
 SMALLEST = 1e-6  # singular values below this share of the largest are noise
@@ -49,7 +51,8 @@ class LEMUR(TokenStage):
     dims : int
         Dimensions of an encoding; those beyond the number of documents in the sample stay 0.
     anchors : int
-        Tokens of the sample that a document is scored with; the more, the nearer to MaxSim and the slower to encode.
+        Centroids of the sample's tokens that a document is scored with; the more, the nearer to MaxSim and the slower
+        to encode.
     gamma : float
         Of the kernel: how fast tokens cease to say something of each other, for tokens of unit length.
     """
@@ -88,7 +91,7 @@ class LEMUR(TokenStage):
         }
 
     def _fit_tokens(self, tokens: TokenEmbeddings, queries: TokenEmbeddings | None, rng: np.random.Generator) -> None:
-        self.anchors_ = sample_rows(tokens.values, self.anchors, rng).copy()
+        self.anchors_ = self._spread(tokens.values, rng)
         whole = np.flatnonzero(tokens.counts)
         chosen = np.sort(rng.choice(whole, min(len(whole), FIT_DOCUMENTS), replace=False))
         wholes = self._maxsim(tokens.take(chosen))
@@ -104,6 +107,14 @@ class LEMUR(TokenStage):
         # K (K + ridge I)^-1 = I - ridge (K + ridge I)^-1
         smoothed = directions - RIDGE * np.linalg.solve(ridge, directions)
         self.document_map_ = (smoothed / unit).astype(np.float32)
+
+    def _spread(self, x: Floats, rng: np.random.Generator) -> Floats:
+        """Return anchors: k-means centroids, which lie more evenly than tokens do, as long as tokens on average."""
+        rows = sample_rows(x, ROWS_PER_ANCHOR * self.anchors, rng)
+        found = kmeans(rows, self.anchors, iterations=ITERATIONS, seed=int(rng.integers(2**31)))
+        lengths = np.linalg.norm(found, axis=1, keepdims=True)
+        usual = np.linalg.norm(rows, axis=1).mean()
+        return np.divide(found * usual, lengths, out=found.copy(), where=lengths > 0).astype(np.float32)
 
     def _kernel(self, x: Floats) -> Floats:
         """Return the kernel of tokens with the anchors, `(n, anchors)`."""

@@ -58,6 +58,12 @@ def test_it_is_nearer_to_maxsim_than_muvera_of_more_dimensions() -> None:
     assert correlation(learned) > 0.95 > correlation(drawn)
 
 
+def test_anchors_are_as_long_as_tokens() -> None:
+    documents = tokens()
+    longer = TokenEmbeddings(3 * documents.values, documents.offsets)
+    np.testing.assert_allclose(np.linalg.norm(LEMUR(8, anchors=32).fit(longer).anchors_, axis=1), 3, rtol=1e-4)
+
+
 def test_no_tokens_give_zeros_and_many_tokens_do_as_few() -> None:
     documents = tokens()
     stage = LEMUR(8, anchors=32).fit(documents)
