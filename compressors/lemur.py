@@ -14,7 +14,10 @@ with ``P`` those predictions and ``P ~ U S V'``, a document has ``F(D) = U' K (K
 query the sum of ``k(t)' K^-1 U``. `mean` is that over the sample's documents: a score is MaxSim less what a query finds
 in a document on average, which moves no ranking.
 
-On the token embeddings of MiniLM a kernel of 2,048 anchors explains much more of `h_D` than the buckets of MUVERA do.
+On the token embeddings of MiniLM, the 100 candidates of ``LEMUR640,PQ320x8`` (320 bytes) hold 99 % of exact MaxSim's
+ten best on Cranfield and 95 % on SciFact, those of ``MUVERA(20,4,8),PQ320x8`` 90 % and 79 %. At unseen query tokens of
+SciFact, least squares on MUVERA's buckets explain half of the variance of `h_D`, the kernel of 4,096 anchors 84 %. The
+state is larger than MUVERA's: ``4 anchors (dim + 2 dims + 1)`` bytes, once.
 
 Bytes per document: those of the codec that follows, over `dims` dimensions.
 """
