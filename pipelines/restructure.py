@@ -33,7 +33,8 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "Structured", "renew", "restructure"]
 
 KINDS = ("auto", "ivf", "hnsw", "sm2graph", "none")
-TUNING_QUERIES = 256
+TUNING_QUERIES = 1024  # with fewer, an index built again of the same rows is tuned to another effort by chance
+FINEST_STEP = 64  # the part of the effort in which it is tuned
 MOST_NEIGHBOURS = 256
 NEIGHBOUR_ROWS = 512  # rows whose neighbours are looked for at once
 TUNING_K = 10
@@ -250,7 +251,7 @@ def tune_ef(
     while found < recall and ef <= most:
         ef, step = 2 * ef, ef
         found = reached(ef)
-    while found >= recall and (step := step // 2) >= max(1, ef // 16):
+    while found >= recall and (step := step // 2) >= max(1, ef // FINEST_STEP):
         less = reached(ef - step)
         if less >= recall:
             ef, found = ef - step, less
