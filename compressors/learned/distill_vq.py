@@ -9,6 +9,9 @@ of the teacher's top, those that the current index puts first, and random ones. 
 map and mean; with the setting ``reassign`` the document side follows the query side, and the documents are encoded
 again after every epoch.
 
+With fixed codes the codewords learn to make up for the errors of the documents that they train on. Documents that are
+added later get codes that no training has seen, and gain less by it: train again when many were added.
+
 Xiao, Liu, Han, Zhang, Lian, Gong, Chen, Yang, Sun, Shao and Xie, "Distill-VQ: learning retrieval oriented vector
 quantization by distilling knowledge from dense embeddings", SIGIR 2022, sections 3.2-3.4.
 
