@@ -15,7 +15,7 @@ from ragq.select import pack_mask
 
 __all__ = ["SCAN_SHARE", "GraphStructure"]
 
-SCAN_SHARE = 64  # a search for more candidates than this part of the rows is a scan: measured, that is faster
+SCAN_SHARE = 128  # a search for more candidates than this part of the rows is a scan: measured, that is faster
 
 
 class GraphStructure(Structure):
@@ -40,7 +40,8 @@ class GraphStructure(Structure):
         """Return `ef` rows near each query, (n_queries, ef), with -1 for missing ones; None when it cannot."""
 
     def pays(self, allowed: Allowed, probe: Probe) -> bool:
-        return not allowed.count or self._needed(probe, allowed) <= self.coverage.rows // SCAN_SHARE
+        rows = (self.coverage.rows + 2 * allowed.count) // 3  # a scan that passes over half of the rows costs 2/3
+        return not allowed.count or self._needed(probe, allowed) <= rows // SCAN_SHARE
 
     def _needed(self, probe: Probe, allowed: Allowed) -> int:
         """Return how many candidates to look for so that as many as without a filter may be returned."""
