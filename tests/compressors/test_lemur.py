@@ -29,7 +29,7 @@ def test_a_score_is_the_kernel_regression_of_maxsim_less_its_mean() -> None:
     weights = np.linalg.solve(kernel(anchors) + RIDGE * np.eye(48), wanted)
     expected = np.stack([kernel(query).sum(axis=0) @ weights for query in queries])
     got = stage.encode_queries(queries) @ stage.encode_documents(documents)[whole].T
-    np.testing.assert_allclose(got, expected, atol=0.02 * np.abs(expected).max())
+    np.testing.assert_allclose(got, expected, atol=0.002 * np.abs(expected).max())
 
 
 def test_fewer_dimensions_keep_the_main_directions() -> None:
@@ -71,7 +71,7 @@ def test_no_tokens_give_zeros_and_many_tokens_do_as_few() -> None:
     long = TokenEmbeddings(embeddings(20000, DIM, 1), np.array([0, 9000, 20000]))  # cut into chunks
     best = (stage.anchors_ @ long[1].T).max(axis=1)
     expected = (best - stage.mean_) @ stage.document_map_
-    np.testing.assert_allclose(stage.encode_documents(long)[1], expected, atol=0.01 * np.abs(expected).max())
+    np.testing.assert_allclose(stage.encode_documents(long)[1], expected, atol=0.002 * np.abs(expected).max())
     one = stage.encode_queries(TokenEmbeddings(long[1], np.arange(11001))).sum(axis=0)
     np.testing.assert_allclose(stage.encode_queries(long)[1], one, atol=1e-4 * np.abs(one).max())
 
