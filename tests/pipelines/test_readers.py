@@ -505,4 +505,4 @@ def test_memory_does_not_grow_with_the_corpus(tmp_path):
         return size
 
     peak(10)
-    assert peak(4000) < 1.5 * peak(400)
+    assert peak(4000) < peak(400) + 100_000  # the file has 2 MB; what waits for the garbage collector differs
