@@ -32,7 +32,7 @@ from ragq.compressors.vpq import VPQ
 from ragq.compressors.vtq import VTQ
 from ragq.layouts import Layout
 
-__all__ = ["LearnedPQ"]
+__all__ = ["FixedCodesPQ", "LearnedPQ"]
 
 
 class LearnedPQ(Quantizer):
@@ -132,6 +132,16 @@ class LearnedPQ(Quantizer):
         folded = queries @ self.query_map_.T.astype(np.float32)
         tables = self.documents._tables(folded, self.query_codebook_.astype(np.float32))
         return LookupScorer(queries @ self.query_mean_, tables, factors=1)
+
+
+class FixedCodesPQ(LearnedPQ):
+    """Base of those whose codes stay in training, so that they may start from what is slow to encode.
+
+    Parameters are those of `LearnedPQ`, with `tree` on: without it, worse, and much faster to fit and encode.
+    """
+
+    def __init__(self, size: int, bits: int = 8, tree: bool = True) -> None:
+        super().__init__(size, bits, tree)
 
 
 def document_side(size: int, bits: int, tree: bool) -> VPQ:

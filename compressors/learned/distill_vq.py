@@ -22,27 +22,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ragq.compressors.learned.base import LearnedPQ
+from ragq.compressors.learned.base import FixedCodesPQ
 
 __all__ = ["DistillVQ"]
 
 
-class DistillVQ(LearnedPQ):
-    """PQ distilled from the dense scores: starts as VTQ; train it with ``ragq train --method distill-vq``.
-
-    Parameters
-    ----------
-    size : int
-        Bytes of a code: ``size - 2`` bytes of codewords and an fp16 factor.
-    bits : int
-        8, or 4 for codes that a byte shuffle looks up.
-    tree : bool
-        Without it, start from VPQ: worse, and much faster to fit and encode.
-    """
+class DistillVQ(FixedCodesPQ):
+    """PQ distilled from the dense scores: starts as VTQ; train it with ``ragq train --method distill-vq``."""
 
     forms: ClassVar[tuple[str, ...]] = ("DistillVQ{size}",)
     examples: ClassVar[tuple[str, ...]] = ("DistillVQ6(bits=4)", "DistillVQ6(bits=4,tree=false)")
     menu: ClassVar[tuple[str, ...]] = ("DistillVQ{8}", "DistillVQ{16}")
-
-    def __init__(self, size: int, bits: int = 8, tree: bool = True) -> None:
-        super().__init__(size, bits, tree)

@@ -19,27 +19,14 @@ from __future__ import annotations
 
 from typing import ClassVar
 
-from ragq.compressors.learned.base import LearnedPQ
+from ragq.compressors.learned.base import FixedCodesPQ
 
 __all__ = ["JPQ"]
 
 
-class JPQ(LearnedPQ):
-    """PQ trained by a ranking loss with fixed codes: starts as VTQ; train it with ``ragq train --method jpq``.
-
-    Parameters
-    ----------
-    size : int
-        Bytes of a code: ``size - 2`` bytes of codewords and an fp16 factor.
-    bits : int
-        8, or 4 for codes that a byte shuffle looks up.
-    tree : bool
-        Without it, start from VPQ: worse, and much faster to fit and encode.
-    """
+class JPQ(FixedCodesPQ):
+    """PQ trained by a ranking loss with fixed codes: starts as VTQ; train it with ``ragq train --method jpq``."""
 
     forms: ClassVar[tuple[str, ...]] = ("JPQ{size}",)
     examples: ClassVar[tuple[str, ...]] = ("JPQ6(bits=4)",)
     menu: ClassVar[tuple[str, ...]] = ("JPQ{8}", "JPQ{16}")
-
-    def __init__(self, size: int, bits: int = 8, tree: bool = True) -> None:
-        super().__init__(size, bits, tree)

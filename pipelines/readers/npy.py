@@ -17,8 +17,11 @@ from ragq.errors import InvalidArgumentError
 
 __all__ = ["NpyFile", "readable"]
 
-BAD = (ValueError, EOFError, TypeError, OverflowError, MemoryError, RecursionError, KeyError, OSError, RuntimeError)
-"""What numpy and zipfile raise on files that they cannot read; `NotImplementedError` is a `RuntimeError`."""
+DAMAGE = (
+    *(ValueError, EOFError, TypeError, OverflowError, MemoryError, KeyError, OSError, SyntaxError, TokenError),
+    *(RuntimeError, zipfile.BadZipFile, zlib.error),
+)
+"""What numpy and zipfile raise on files that they cannot read."""
 
 
 @contextmanager
@@ -28,7 +31,7 @@ def readable(path: Path, kind: str) -> Iterator[None]:
         yield
     except InvalidArgumentError:
         raise
-    except (*BAD, TokenError, SyntaxError, zipfile.BadZipFile, zlib.error) as error:
+    except DAMAGE as error:
         reason = (str(error).splitlines() or [f"not an {kind} file"])[0]
         raise InvalidArgumentError(f"{path} cannot be read as {kind}: {reason}") from error
 

@@ -117,13 +117,17 @@ void scan_parts(const Request& request, const std::function<void(const Rows&, To
     for (int64_t query = 0; query < request.n_queries; ++query) merge(request, parts, query);
 }
 
+void each_query_part(int64_t n_queries, int64_t threads, const std::function<void(int64_t, int64_t)>& run) {
+    const int64_t n = std::max<int64_t>(1, std::min(threads, n_queries));
+    in_threads(n, [&](int64_t i) { run(n_queries * i / n, n_queries * (i + 1) / n); });
+}
+
 void share_queries(const Request& request, const std::function<void(const Request&, int64_t first)>& scan) {
     constexpr int64_t least = 16;  // queries of a thread, which share the reading of the codes
     const int64_t n = std::max<int64_t>(1, std::min<int64_t>(request.threads, request.n_queries / least));
-    in_threads(n, [&](int64_t i) {
-        const int64_t first = request.n_queries * i / n;
+    each_query_part(request.n_queries, n, [&](int64_t first, int64_t stop) {
         Request part = request;
-        part.n_queries = request.n_queries * (i + 1) / n - first;
+        part.n_queries = stop - first;
         part.threads = static_cast<int>(request.threads / n);
         part.factors.bias += first;
         if (part.factors.shift_weight) part.factors.shift_weight += first;

@@ -77,6 +77,9 @@ struct Request {
 // The threads end with the call, so a process may fork between calls.
 void scan_parts(const Request& request, const std::function<void(const Rows&, TopK*)>& scan);
 
+// Share queries out to `threads` threads, in runs [first, stop).
+void each_query_part(int64_t n_queries, int64_t threads, const std::function<void(int64_t first, int64_t stop)>& run);
+
 // Share the queries of a large batch out to threads, which rule out as many rows for a query as one thread would, and
 // only what threads are left over share out the rows. `scan` gets the part of the request from query `first` on.
 void share_queries(const Request& request, const std::function<void(const Request&, int64_t first)>& scan);

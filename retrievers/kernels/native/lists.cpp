@@ -29,16 +29,13 @@ void write(const Request& request, int64_t query, const std::vector<Entry>& foun
     }
 }
 
-// Share the queries out among threads, by way of rows that stand for them: a scan takes a thread for 4096 rows.
-void each_query_part(const Request& request, const std::function<void(int64_t, int64_t)>& run) {
-    const int64_t n = std::min<int64_t>(request.threads, request.n_queries), all = 4096 * n;
-    if (n <= 1) return run(0, request.n_queries);
-    Request parts = request;
-    parts.rows = {0, all, nullptr, 0};
-    parts.n_queries = 1, parts.k = 0;
-    scan_parts(parts, [&](const Rows& rows, TopK*) {
-        run(request.n_queries * rows.start / all, request.n_queries * rows.stop / all);
-    });
+// The lists of the queries [first, stop) from the `from`-th on, each with its query, list by list.
+std::vector<std::pair<int64_t, int64_t>> by_list(const Lists& lists, int64_t first, int64_t stop, int64_t from) {
+    std::vector<std::pair<int64_t, int64_t>> pairs;
+    for (int64_t query = first; query < stop; ++query)
+        for (int64_t i = from; i < lists.nprobe; ++i) pairs.emplace_back(lists.probed[query * lists.nprobe + i], query);
+    std::sort(pairs.begin(), pairs.end());
+    return pairs;
 }
 
 // Replace the guaranteed slack of a query's 4-bit tables by a likely one. What rounding took off the entries of a row
@@ -80,7 +77,8 @@ class ListScan {
         } else {
             for (int64_t query = first_; query < stop_; ++query)
                 scan_lists(query, 0, std::min(kFirstLists, lists_.nprobe));
-            scan_grouped();
+            // what is left: the codes of a list stay in cache from one query to the next
+            for (const auto& [list, query] : by_list(lists_, first_, stop_, kFirstLists)) scan(query, list);
         }
         for (int64_t query = first_; query < stop_; ++query) finish(query);
     }
@@ -89,16 +87,6 @@ class ListScan {
     void scan_lists(int64_t query, int64_t from, int64_t to) {
         const int64_t* probed = lists_.probed + query * lists_.nprobe;
         for (int64_t i = from; i < to; ++i) scan(query, probed[i]);
-    }
-
-    // What is left, list by list: the codes of a list stay in cache from one query to the next.
-    void scan_grouped() {
-        std::vector<std::pair<int64_t, int64_t>> pairs;
-        for (int64_t query = first_; query < stop_; ++query)
-            for (int64_t i = kFirstLists; i < lists_.nprobe; ++i)
-                pairs.emplace_back(lists_.probed[query * lists_.nprobe + i], query);
-        std::sort(pairs.begin(), pairs.end());
-        for (const auto& [list, query] : pairs) scan(query, list);
     }
 
     void scan(int64_t query, int64_t list) {
@@ -209,11 +197,7 @@ class CandidateScan {
 
     // What is left, list by list, all queries of a list at once.
     void scan_grouped(int64_t ahead) {
-        std::vector<std::pair<int64_t, int64_t>> pairs;
-        for (int64_t query = first_; query < stop_; ++query)
-            for (int64_t i = ahead; i < lists_.nprobe; ++i)
-                pairs.emplace_back(lists_.probed[query * lists_.nprobe + i], query);
-        std::sort(pairs.begin(), pairs.end());
+        const auto pairs = by_list(lists_, first_, stop_, ahead);
         int64_t queries[kMaxQueries];
         for (size_t i = 0; i < pairs.size();) {
             const int64_t list = pairs[i].first;
@@ -362,18 +346,20 @@ class RowScan {
 }  // namespace
 
 void lut_lists(const Request& request, const LutCodes& codes, const Lists& lists) {
-    each_query_part(request, [&](int64_t first, int64_t stop) { ListScan(request, codes, lists, first, stop).run(); });
+    each_query_part(request.n_queries, request.threads, [&](int64_t first, int64_t stop) {
+        ListScan(request, codes, lists, first, stop).run();
+    });
 }
 
 void lut_candidates(const Request& request, const LutCodes& codes, const Lists& lists) {
     if (request.k == 0) return;
-    each_query_part(request, [&](int64_t first, int64_t stop) {
+    each_query_part(request.n_queries, request.threads, [&](int64_t first, int64_t stop) {
         CandidateScan(request, codes, lists, first, stop).run();
     });
 }
 
 void dense_rows(const Request& request, const DenseCodes& codes, const Chosen& chosen) {
-    each_query_part(request, [&](int64_t first, int64_t stop) {
+    each_query_part(request.n_queries, request.threads, [&](int64_t first, int64_t stop) {
         RowScan scan(request, codes, chosen);
         for (int64_t query = first; query < stop; ++query) scan.run(query);
     });

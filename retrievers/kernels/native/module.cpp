@@ -168,7 +168,7 @@ NB_MODULE(_cpu, m) {
     m.def("available_sets", available_sets);
     m.def("lut", lut, nb::arg("call"), nb::arg("high"), nb::arg("low").none(), nb::arg("tables"), nb::arg("margin"));
     m.def("lut_lists", lut_of_lists, nb::arg("call"), nb::arg("high"), nb::arg("low").none(), nb::arg("tables"),
-          nb::arg("offsets"), nb::arg("rows"), nb::arg("probed"), nb::arg("exact"), nb::arg("candidates") = false);
+          nb::arg("offsets"), nb::arg("rows"), nb::arg("probed"), nb::arg("exact"), nb::arg("candidates"));
     m.def("dense", dense);
     m.def("dense_rows", dense_of_rows);
     m.def("planes", planes);
