@@ -368,9 +368,8 @@ def documents_of(shard: Shard) -> Iterator[Document]:
 def rebuild_structure(folder: Path, manifest: Manifest) -> None:
     """Build the structure of an index as it was asked for."""
     from ragq.pipelines.index import Index
+    from ragq.pipelines.restructure import arguments
 
     assert manifest.structure is not None
-    asked = manifest.structure.parameters.get("asked", {})
     with Index(folder, mode="w") as index:
-        kind = asked.get("kind", manifest.structure.kind)
-        index.restructure(kind, nlist=asked.get("nlist"), recall=asked.get("recall", 0.95))
+        index.restructure(**arguments(manifest.structure))

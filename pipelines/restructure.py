@@ -16,13 +16,14 @@ from ragq.pipelines.progress import Progress
 from ragq.retrievers.scan import scan
 from ragq.retrievers.structures import graph
 from ragq.retrievers.structures.auto import choose
-from ragq.retrievers.structures.base import Coverage, Floats, Prepared, Probe, Source
+from ragq.retrievers.structures.base import Coverage, Floats, Prepared, Probe
 from ragq.retrievers.structures.chosen import Ranker
 from ragq.retrievers.structures.hnsw import build_hnsw
 from ragq.retrievers.structures.ivf import IVF, build_ivf, default_nlist
 from ragq.retrievers.structures.neighbours import write_neighbours
 from ragq.retrievers.structures.searcher import Searcher, load_structure
 from ragq.retrievers.structures.sm2graph import build_sm2graph
+from ragq.retrievers.structures.source import Source
 from ragq.snapshot import Snapshot
 from ragq.storage import storage_errors
 from ragq.transaction import Transaction
@@ -30,7 +31,7 @@ from ragq.transaction import Transaction
 if TYPE_CHECKING:
     from ragq.pipelines.index import Index
 
-__all__ = ["KINDS", "Structured", "renew", "restructure"]
+__all__ = ["KINDS", "Structured", "arguments", "renew", "restructure"]
 
 KINDS = ("auto", "ivf", "hnsw", "sm2graph", "none")
 TUNING_QUERIES = 1024  # with fewer, an index built again of the same rows is tuned to another effort by chance
@@ -100,7 +101,7 @@ def restructure(
         builder = Builder(snapshot, index, transaction.prefix, seed, progress)
         described = builder.build(kind, nlist)
         tuned = builder.tune(described, builder.held_out() if given is None else given, recall)
-        asked_for = {"asked": {"kind": asked, "nlist": nlist, "recall": recall, "neighbours": neighbours}}
+        asked_for = {"asked": {"kind": asked, "nlist": nlist, "recall": recall, "neighbours": neighbours, "seed": seed}}
         described = replace(described, parameters=described.parameters | tuned | asked_for)
         if neighbours:
             described = builder.add_neighbours(described, neighbours)
@@ -113,10 +114,15 @@ def renew(index: Index, transaction: Transaction, progress: Progress) -> bool:
     described = index.manifest.structure
     if described is None or described.shards == tuple(entry.id for entry in index.manifest.shards):
         return False
-    asked = described.parameters.get("asked", {})
-    kind, recall, neighbours = asked.get("kind", described.kind), asked.get("recall", 0.95), asked.get("neighbours", 0)
-    restructure(index, transaction, kind, asked.get("nlist"), recall, None, neighbours, 0, progress)
+    restructure(index, transaction, queries=None, progress=progress, **arguments(described))
     return True
+
+
+def arguments(described: StructureEntry) -> dict[str, Any]:
+    """Return the arguments of `Index.restructure` that a structure was asked for with."""
+    known = {"kind": described.kind, "nlist": None, "recall": 0.95, "neighbours": 0, "seed": 0}
+    given = described.parameters.get("asked", {})
+    return {name: given.get(name, value) for name, value in known.items()}
 
 
 def commit(index: Index, transaction: Transaction, described: StructureEntry | None) -> None:
@@ -175,9 +181,10 @@ class Builder:
 
     def held_out(self) -> Floats:
         """Return made-up queries: each between two decoded rows, nearer to the first."""
-        rng = np.random.default_rng(self.seed + 1)
-        x = self.source.sample(2 * TUNING_QUERIES, rng)
-        return x + MIXED * x[rng.permutation(len(x))] if len(x) > 1 else x
+        x = self.source.sample(TUNING_QUERIES, self.seed + 1)
+        x += MIXED * np.roll(x, 1, axis=0)
+        x /= 1 + MIXED
+        return x
 
     def tune(self, described: StructureEntry, queries: Floats, recall: float) -> dict[str, Any]:
         """Return the least effort with which the best rows by the codes are found, and the recall that it gives."""

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
@@ -29,7 +29,6 @@ __all__ = [
     "Coverage",
     "Prepared",
     "Probe",
-    "Source",
     "Structure",
     "load_arrays",
     "merge",
@@ -41,7 +40,6 @@ Floats = NDArray[np.float32]
 Found = tuple[Floats, NDArray[np.int64]]
 Masks = Sequence[NDArray[np.uint8] | None]
 
-CHUNK_ROWS = 16_384
 REDUCED = 96  # dimensions in which centroids and graphs compare: most of the variance for a quarter of the work
 PRINCIPAL_ROWS = 16_384
 
@@ -190,41 +188,6 @@ class Coverage:
             if i is not None:
                 picked[i][rows[owner == place] - self.starts[place]] = True
         return [pack_mask(mask) for mask in picked]
-
-
-class Source:
-    """The rows that a structure is built from: codes and decoded embeddings, a chunk at a time.
-
-    Parameters
-    ----------
-    shards : sequence of Shard
-    compressor : Compressor
-    """
-
-    def __init__(self, shards: Sequence[Shard], compressor: Compressor) -> None:
-        self.shards, self.compressor = shards, compressor
-        self.starts = np.concatenate([[0], np.cumsum([shard.rows for shard in shards])]).astype(np.int64)
-
-    @property
-    def rows(self) -> int:
-        """How many."""
-        return int(self.starts[-1])
-
-    def codes(self) -> Iterator[tuple[int, NDArray[np.uint8]]]:
-        """Yield the number of the first row of each chunk with its row codes."""
-        for first, shard in zip(self.starts, self.shards, strict=False):
-            for start in range(0, shard.rows, CHUNK_ROWS):
-                yield int(first) + start, shard.block.codes(start, min(start + CHUNK_ROWS, shard.rows))
-
-    def sample(self, n: int, rng: np.random.Generator, of: Callable[[Floats], Floats] = lambda x: x) -> Floats:
-        """Return `of` the decoded embeddings of `n` random rows, in row order."""
-        chosen = np.sort(rng.choice(self.rows, min(n, self.rows), replace=False))
-        parts = []
-        for start, codes in self.codes():
-            low, high = np.searchsorted(chosen, [start, start + len(codes)])
-            if high > low:
-                parts.append(of(self.compressor.decode(codes[chosen[low:high] - start])))
-        return np.concatenate(parts)
 
 
 class Structure(ABC):

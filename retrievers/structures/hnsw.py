@@ -25,7 +25,6 @@ from ragq.retrievers.structures.base import (
     PRINCIPAL_ROWS,
     Coverage,
     Floats,
-    Source,
     load_arrays,
     parameter,
     principal,
@@ -34,6 +33,7 @@ from ragq.retrievers.structures.base import (
 from ragq.retrievers.structures.chosen import Ranker
 from ragq.retrievers.structures.graph import GraphStructure
 from ragq.retrievers.structures.graph_file import check_graph
+from ragq.retrievers.structures.source import Source
 from ragq.shards import entry, verify_file
 from ragq.storage import TEMPORARY, durable_write, storage_errors
 
@@ -143,12 +143,11 @@ def build_hnsw(
     folder: Path, prefix: str, source: Source, metric: str, seed: int, progress: Callable[[str, int, int], None]
 ) -> tuple[dict[str, FileEntry], dict[str, Any]]:
     """Write the files of a graph over all rows of `source`; see `ragq.retrievers.structures.ivf.build_ivf`."""
-    projection = principal(source.sample(PRINCIPAL_ROWS, np.random.default_rng(seed)))
+    projection = principal(source.sample(PRINCIPAL_ROWS, seed))
     graph = library().Index(space=metric, dim=len(projection))
     graph.init_index(max_elements=source.rows, M=LINKS, ef_construction=EF_CONSTRUCTION, random_seed=seed)
-    for start, codes in source.codes():
-        x = source.compressor.decode(codes) @ projection.T
-        graph.add_items(x, np.arange(start, start + len(x)), num_threads=cpu_threads())
+    for start, rows, x in source.shuffled(seed):
+        graph.add_items(x @ projection.T, rows, num_threads=cpu_threads())
         progress("graph", start + len(x), source.rows)
     files = {
         "arrays": save_arrays(folder, f"{prefix}.arrays.safetensors", {"projection": projection}),

@@ -41,7 +41,6 @@ from ragq.retrievers.structures.base import (
     Found,
     Prepared,
     Probe,
-    Source,
     Structure,
     load_arrays,
     parameter,
@@ -49,6 +48,7 @@ from ragq.retrievers.structures.base import (
     save_arrays,
 )
 from ragq.retrievers.structures.lists import NO_ROW, Lists, scan_lists
+from ragq.retrievers.structures.source import Source
 from ragq.shards import read_block, single_batch, write_batch, write_block
 
 __all__ = ["IVF", "build_ivf", "default_nlist"]
@@ -266,10 +266,9 @@ def build_ivf(
     parameters : dict
         ``nlist`` and ``places``.
     """
-    rng = np.random.default_rng(seed)
-    projection = principal(source.sample(PRINCIPAL_ROWS, rng))
+    projection = principal(source.sample(PRINCIPAL_ROWS, seed))
     progress("train", 0, 1)
-    training = source.sample(TRAINING_ROWS * nlist, rng, lambda x: x @ projection.T)
+    training = source.sample(TRAINING_ROWS * nlist, seed, lambda x: x @ projection.T)
     centroids = balanced_centroids(training, nlist, seed)
     progress("train", 1, 1)
     layout = source.compressor.layout.coarse

@@ -1,10 +1,10 @@
 """SM2 graph: a neighbour graph that is built and searched on two bits a dimension.
 
 The codes are those of `ragq.compressors.sm2` in their symmetric form, whose distance is four popcounts a 64-bit word
-(QuIVer, arXiv 2605.02171). Rows are inserted one after the other, in random order: a best-first search finds the
-`EF_CONSTRUCTION` nearest of those before, and of these a row is linked to the ones that no nearer link makes needless
-(DiskANN's robust pruning with `ALPHA`; Jayaram Subramanya et al., NeurIPS 2019, algorithms 1 and 2), and they to it. A
-search walks the same way to `ef_search` candidates, which the codes of the index rank.
+(QuIVer, arXiv 2605.02171). Rows are inserted one after the other, in an order that their ids settle: a best-first
+search finds the `EF_CONSTRUCTION` nearest of those before, and of these a row is linked to the ones that no nearer link
+makes needless (DiskANN's robust pruning with `ALPHA`; Jayaram Subramanya et al., NeurIPS 2019, algorithms 1 and 2), and
+they to it. A search walks the same way to `ef_search` candidates, which the codes of the index rank.
 
 The distance sees signs and little else, so that a graph of embeddings without angular structure would find few of the
 best rows: building one is refused where SM2's own test fails, and what a search reaches is measured when it is tuned.
@@ -32,13 +32,13 @@ from ragq.manifest import FileEntry, StructureEntry
 from ragq.retrievers.structures.base import (
     Coverage,
     Floats,
-    Source,
     load_arrays,
     parameter,
     save_arrays,
 )
 from ragq.retrievers.structures.chosen import Ranker
 from ragq.retrievers.structures.graph import GraphStructure
+from ragq.retrievers.structures.source import Source
 from ragq.shards import read_block, write_block
 
 __all__ = ["SM2Graph", "build_sm2graph"]
@@ -134,7 +134,7 @@ def fit_codec(source: Source, seed: int) -> SM2:
         They have too little angular structure for it.
     """
     try:
-        return SM2().fit(source.sample(SAMPLE_ROWS, np.random.default_rng(seed)), seed=seed)
+        return SM2().fit(source.sample(SAMPLE_ROWS, seed), seed=seed)
     except InvalidArgumentError as error:
         reason = str(error).rpartition(" Use ")[0] or str(error)
         raise InvalidArgumentError(f"No graph on two-bit codes serves this index. {reason} Build 'ivf'.") from None
@@ -145,19 +145,28 @@ def build_sm2graph(
 ) -> tuple[dict[str, FileEntry], dict[str, Any]]:
     """Write the files of a graph over all rows of `source`; see `ragq.retrievers.structures.ivf.build_ivf`."""
     codec = fit_codec(source, seed)
-    codes = np.empty((source.rows, 2 * words_of(codec.dim)), np.uint64)
-    for start, part in source.codes():
-        codes[start : start + len(part)] = pack(codec, codec.encode(source.compressor.decode(part)))
-    order = np.random.default_rng(seed).permutation(source.rows).astype(np.uint32)
-    links = np.full((source.rows, DEGREE), NO_LINK, np.uint32)
-    for start in range(0, source.rows, INSERTED):
-        stop = min(start + INSERTED, source.rows)
-        _graph.insert(codes, links, order, start, stop, KEPT, EF_CONSTRUCTION, ALPHA)
-        progress("graph", stop, source.rows)
-    code_bytes, link_bytes = codes.view(np.uint8), links.astype("<u4", copy=False).view(np.uint8)
+    order = source.order(seed).astype(np.uint32)
+    codes = np.empty((source.rows, 2 * words_of(codec.dim)), np.uint64)  # in that order
+    for start, _, x in source.shuffled(seed):
+        codes[start : start + len(x)] = pack(codec, codec.encode(x))
+    links = connect(codes, progress)
+    by_row, linked = np.empty_like(codes), np.empty_like(links)
+    by_row[order], linked[order] = codes, np.where(links == NO_LINK, NO_LINK, order[np.minimum(links, len(order) - 1)])
+    code_bytes, link_bytes = by_row.view(np.uint8), linked.astype("<u4", copy=False).view(np.uint8)
     files = {
         "arrays": save_arrays(folder, f"{prefix}.arrays.safetensors", codec.state),
         "codes": write_block(folder, f"{prefix}.codes.arrow", Layout("rows", code_bytes.shape[1]), code_bytes),
         "links": write_block(folder, f"{prefix}.links.arrow", Layout("rows", link_bytes.shape[1]), link_bytes),
     }
     return files, {"degree": DEGREE, "entry": int(order[0]) + 1, "ef_construction": EF_CONSTRUCTION}
+
+
+def connect(codes: Words, progress: Callable[[str, int, int], None]) -> NDArray[np.uint32]:
+    """Return the links of a graph over codes, (n, degree), whose rows are inserted one after the other."""
+    order = np.arange(len(codes), dtype=np.uint32)
+    links = np.full((len(codes), DEGREE), NO_LINK, np.uint32)
+    for start in range(0, len(codes), INSERTED):
+        stop = min(start + INSERTED, len(codes))
+        _graph.insert(codes, links, order, start, stop, KEPT, EF_CONSTRUCTION, ALPHA)
+        progress("graph", stop, len(codes))
+    return links

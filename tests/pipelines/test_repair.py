@@ -44,7 +44,7 @@ def made() -> Iterator[dict[str, Path]]:
         options = {"codec": "PCA4,FP8", "shard_rows": 6}
         ragq.build(documents(18), lists, embeddings=vectors(0, 18), **options).close()
         with small_shards(6), ragq.open(lists, mode="w") as index:
-            index.restructure("ivf", nlist=3)
+            index.restructure("ivf", nlist=3, neighbours=2, seed=5)
             index.add(documents(7, 4), embeddings=vectors(4, 7))
             index.delete(["d13"])
         tokens = Path(root) / "tokens"
@@ -205,6 +205,8 @@ def test_a_structure_is_built_anew(lists: Path) -> None:
     with ragq.open(lists) as index:
         assert index.manifest.structure is not None and index.manifest.structure.kind == "ivf"
         assert index.manifest.structure.parameters["nlist"] == 3
+        assert index.manifest.structure.parameters["neighbours"] == 2
+        assert index.manifest.structure.parameters["asked"]["seed"] == 5
     assert checkup(lists) == []
 
 

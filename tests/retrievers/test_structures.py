@@ -182,6 +182,36 @@ def test_long_lists_are_split() -> None:
     assert ivf.balanced_centroids(same, 4, 0).tolist() == [[1, 1, 1, 1]]
 
 
+@pytest.mark.parametrize("kind", ["ivf", "hnsw", "sm2graph"])
+def test_a_structure_depends_on_the_passages_and_not_on_where_they_lie(kind: str, tmp_path: Path) -> None:
+    n, documents = 1200, records(1200)
+    wide = np.random.default_rng(2).standard_normal((DIM, 64), dtype=np.float32)  # so that few two-bit codes tie
+    x = vectors(n) @ wide
+    changed, kept = np.arange(n) % 3 == 0, np.flatnonzero(np.arange(n) % 10 > 2)
+    y = np.where(changed[:, None], vectors(n, 3) @ wide, x)
+    mixed = np.random.default_rng(0).permutation(kept)
+    paths = tmp_path / "old.ragq", tmp_path / "new.ragq"
+    ragq.build(documents, paths[0], embeddings=x, codec="F32", shard_rows=500).close()
+    ragq.build([documents[i] for i in mixed], paths[1], embeddings=y[mixed], codec="F32", shard_rows=300).close()
+    with (
+        ragq.open(paths[0], mode="w") as old,
+        ragq.open(paths[1], mode="w") as new,
+        mock.patch("ragq.retrievers.structures.hnsw.cpu_threads", return_value=1),  # more of them race
+    ):
+        old.restructure(kind, nlist=12)
+        old.upsert([documents[i] for i in np.flatnonzero(changed)], embeddings=y[changed])
+        old.delete([f"d{i}" for i in range(n) if i % 10 <= 2])
+        assert old.compact_due and old.compact() and not old.compact_due
+        new.restructure(kind, nlist=12)
+        tuned = [index.info()["structure"] for index in (old, new)]
+        for name in ("nprobe", "ef_search", "places"):
+            assert tuned[0].get(name) == tuned[1].get(name)
+        assert tuned[0]["recall"] == pytest.approx(tuned[1]["recall"], abs=0.003)  # a walk drops ties by row
+        for probe in ({"nprobe": 1}, {"ef_search": 40}, {}):  # so few that another structure would find others
+            found, expected = (index.search_embeddings(y[:300], 10, **probe).scores for index in (old, new))
+            assert (found == expected).mean() > 0.95
+
+
 def test_files_are_the_manifests_and_outlive_a_newer_structure_while_they_are_read(index: ragq.Index) -> None:
     path = index.path
     assert on_disk(path) == expected_files(path)
