@@ -25,7 +25,7 @@ PLANS: dict[str, dict[str, Any]] = {  # name -> what `ragq.build` is given
     "blocks": {"codec": "PQ4x4", "metric": "l2"},
     "nibbles": {"codec": "PQ2x8", "metric": "ip"},
     "planes": {"codec": "RBQ2", "metric": "cosine"},
-    "tokens": {"codec": "INT8", "metric": "ip", "multi_vector": True},
+    "tokens": {"codec": "POOL4,INT8", "metric": "ip", "multi_vector": True, "first_stage": "MUVERA(2,2,4),FP8"},
 }
 ROWS, DIM, SHARD = 300, 8, 160
 MAX_BYTES = 150_000
@@ -36,7 +36,8 @@ def vectors(n: int, seed: int) -> np.ndarray:
 
 
 def tokens(n: int, seed: int) -> TokenEmbeddings:
-    return TokenEmbeddings.from_list([vectors(1 + i % 3, seed + i) for i in range(n)])
+    """Return up to six vectors a document, also none."""
+    return TokenEmbeddings.from_list([vectors((i + 1) % 7, seed + i) for i in range(n)])
 
 
 def write_golden(name: str) -> Path:
@@ -65,9 +66,11 @@ def write_golden(name: str) -> Path:
 
 
 def answers(index: ragq.Index, many: bool) -> list[list[list[Any]]]:
-    """Return ids and scores of exact searches, without and with a filter."""
+    """Return ids and scores of exact searches, without and with a filter, and of those by a first stage."""
     queries: Any = tokens(3, 500) if many else vectors(3, 2)
     found = [index.hits(queries, 5, where, exact=True) for where in (None, {"lang": "de", "n": {"$gte": 100}})]
+    if many:
+        found.append(index.hits(queries, 5, candidates=10))
     return [[[hit.id, round(hit.score, 4)] for hit in hits] for some in found for hits in some]
 
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import ragq
-from ragq.manifest import READABLE
+from ragq.manifest import MANIFEST, READABLE, Manifest
 from ragq.pipelines.checkup import checkup
 from ragq.storage import file_digest
 from tests.indexes import expected_files, on_disk
@@ -35,6 +35,7 @@ def test_a_golden_index_answers_as_ever(name: str) -> None:
     before = digests(path)
     with ragq.open(path) as index:
         assert index.manifest.format == expected["format"]
+        assert Manifest.load(path / MANIFEST, index.manifest.dump()) == index.manifest
         assert [document.id for document in index] == expected["documents"]
         found = answers(index, index.manifest.multi_vector is not None)
         for hits, right in zip(found, expected["answers"], strict=True):

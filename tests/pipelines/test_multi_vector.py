@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import random
 import tempfile
-import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -16,12 +15,11 @@ import pytest
 
 import ragq
 from ragq.errors import CorruptIndexError, IncompatibleIndexError, InvalidArgumentError
-from ragq.manifest import MANIFEST, MULTI_VECTOR_FORMAT, Manifest, checksum
+from ragq.manifest import MANIFEST, MULTI_VECTOR_FORMAT, checksum
 from ragq.pipelines.readers.tokens import open_tokens
 from ragq.retrievers.langchain import RagqRetriever, RagqVectorStore
 from ragq.tokens import MultiVectorCodes, TokenEmbeddings
 from tests.indexes import expected_files, on_disk, small_shards
-from tests.regenerate_golden_index import GOLDEN, questions
 from tests.token_indexes import DIM, make_tokens, maxsim, tokens, word_vectors
 
 WORDS = ["alpha", "beta", "gamma", "delta", "epsilon", "zeta", "eta", "theta"]
@@ -448,18 +446,3 @@ def test_offsets_that_cannot_be_are_corrupt(tmp_path: Path, offsets: list[int]) 
         (path / file.name).write_bytes((path / file.name).read_bytes()[:-1])
         with pytest.raises(CorruptIndexError):
             ragq.open(path, model=word_vectors).verify()
-
-
-def test_the_golden_index_means_what_it_ever_meant(tmp_path: Path) -> None:
-    with zipfile.ZipFile(GOLDEN) as archive:
-        archive.extractall(tmp_path)
-    expected = json.loads((tmp_path / "expected.json").read_text())
-    with ragq.open(tmp_path / "index", mode="w") as index:
-        index.verify()
-        assert Manifest.load(Path(MANIFEST), index.manifest.dump()) == index.manifest
-        assert [[d.id, d.text, dict(d.metadata)] for d in index] == expected["documents"]
-        for name, options in (("first", {"candidates": 5}), ("exact", {"exact": True})):
-            found = index.search_embeddings(questions(), 4, **options)
-            assert found.ids.tolist() == expected[name]["ids"]
-            np.testing.assert_allclose(found.scores, expected[name]["scores"], rtol=1e-4)
-        assert index.compact() and index.info()["multi_vector"]["vectors"] < 60
