@@ -14,7 +14,8 @@ PLAID: Santhanam, Khattab, Saad-Falcon, Potts and Zaharia, "ColBERTv2", NAACL 20
 patch compression for ColPali", 2025, which ranks by the Hamming distance of centroid numbers. The numbers that k-means
 gives are arbitrary, and so are their distances; here the centroids are numbered so that bit `j` says on which side of
 the median a centroid lies along the principal axis `j`, and near centroids differ in few bits. Scoring the ids through
-the table of ``<t, C>`` is exact for the coded documents, no slower, and better: the default.
+the table of ``<t, C>`` is exact for the coded documents and no slower: the default. Neither ranks well: over MiniLM's
+token embeddings of SciFact, tables keep 45 % of exact MaxSim's nDCG@10 and Hamming distances 47 %.
 """
 
 from __future__ import annotations
@@ -158,7 +159,7 @@ class HPC(Quantizer):
     hamming : bool
         Round the query to a centroid too and score by the bits in which the two numbers agree, on the line that fits
         the inner products of the sample best. The numbers are ordered so that this means something; the exact score
-        costs no more and finds more.
+        costs no more.
     """
 
     forms = ("HPC{centroids}",)
