@@ -12,6 +12,7 @@ import xxhash
 from ragq.compressors import Chain, Compressor, from_spec
 from ragq.compressors.learned.base import LearnedPQ
 from ragq.compressors.learned.bpr import BPR
+from ragq.compressors.refine import Refined
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.storage import write_bytes
 
@@ -75,6 +76,8 @@ def open_codec(text: str) -> Compressor:
 
 def untrained(codec: Compressor) -> list[str]:
     """Return what is to be said of a codec that was fitted, but whose point is to be trained; nothing of others."""
+    if isinstance(codec, Refined):
+        return untrained(codec.coarse) + untrained(codec.fine)
     learned = [s for s in (codec.stages if isinstance(codec, Chain) else [codec]) if isinstance(s, (LearnedPQ, BPR))]
     return [
         f"{stage} is not trained: it ranks as what its training starts from does. Train it with 'ragq train SOURCE "

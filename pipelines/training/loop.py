@@ -151,9 +151,12 @@ class Trainer:
 
     def _loss(self, queries: NDArray[np.int64], rows: NDArray[np.int64], encoded: Encoded) -> Tensor:
         s = self.settings
-        documents = self._tensor(self.vectors.take(rows)) if self.documents is None else self.documents
+        if self.documents is None:
+            documents, codes = self._tensor(self.vectors.take(rows)), encoded.codes[rows]
+        else:
+            documents, codes = self.documents, encoded.codes
         asked = self._tensor(self.data.queries[queries])
-        scores, reconstruction = self.student.score(asked, documents, encoded.codes[rows])
+        scores, reconstruction = self.student.score(asked, documents, codes)
         loss = self._ranking(scores, asked, documents, queries, rows)
         if self.data.margins is not None:
             places = np.searchsorted(rows, np.maximum(self.data.margins.rows[queries], 0))

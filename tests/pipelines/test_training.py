@@ -33,7 +33,7 @@ from ragq.pipelines.training.queries import Generator, sentences, titles, transp
 from ragq.pipelines.training.reencode import reencode
 from ragq.pipelines.training.run import Trained, train_codec
 from ragq.pipelines.training.settings import settings_for
-from ragq.pipelines.training.students import make_student
+from ragq.pipelines.training.students import CodebookStudent, make_student
 from ragq.pipelines.training.teachers import margins
 from ragq.pipelines.training.validation import Encoded, Validation, ndcg
 from ragq.pipelines.training.vectors import Vectors
@@ -467,6 +467,18 @@ def test_a_small_corpus_is_its_own_pool(x: Floats, queries: Floats) -> None:
         assert pools.whole == (len(pool) == ROWS) == expected
 
 
+def test_steps_over_a_small_corpus_read_its_codes_in_place(
+    x: Floats, queries: Floats, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    seen: list[Any] = []
+    score = CodebookStudent.score
+    monkeypatch.setattr(
+        CodebookStudent, "score", lambda self, q, d, codes: (seen.append(codes), score(self, q, d, codes))[1]
+    )
+    run(x, both(x, queries), "distill-vq", whole=ROWS, epochs=2)
+    assert len(seen) > 2 and all(codes is seen[0] for codes in seen)
+
+
 def test_vectors_read_what_lies_on_the_disk(x: Floats, queries: Floats, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", (3 * x).astype(np.float16))
     column = pa.array(list(3 * x), pa.list_(pa.float32(), DIM))
@@ -627,13 +639,13 @@ def test_the_command_trains_and_the_result_is_used_at_once(x: Floats, queries: F
     assert "DistillVQ6(bits=4) -> F16" in done.output
 
 
-@pytest.mark.parametrize("spec", ["DistillVQ6(bits=4)", "PCA8,BPR8"])
+@pytest.mark.parametrize("spec", ["DistillVQ6(bits=4)", "PCA8,BPR8", "DistillVQ6(bits=4)+INT8"])
 def test_an_index_with_an_untrained_codec_says_so(spec: str, x: Floats, tmp_path: Path) -> None:
     np.save(tmp_path / "x.npy", x[:200])
     (tmp_path / "ids.txt").write_text("".join(f"d{i}\n" for i in range(200)))
     options = ["--embeddings", str(tmp_path / "x.npy"), "--ids", str(tmp_path / "ids.txt"), "-o", str(tmp_path / "i")]
     save_codec(tmp_path, from_spec(spec).fit(x[:200]))
-    codec = spec.rpartition(",")[2]
+    codec = spec.rpartition(",")[2].partition("+")[0]
     for given, said in ((spec, True), (str(tmp_path), False), ("F16", False)):
         done = CliRunner().invoke(cli, ["index", *options, "--codec", given], catch_exceptions=False)
         assert (
