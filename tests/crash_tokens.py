@@ -11,12 +11,7 @@ import ragq
 from ragq.tokens import TokenEmbeddings
 from tests import crash_server
 
-OPTIONS: dict[str, Any] = {
-    "multi_vector": True,
-    "codec": "POOL2,FP8",
-    "first_stage": "MUVERA(2,1,2),FP8",
-    "shard_rows": 4,
-}
+OPTIONS: dict[str, Any] = {"multi_vector": True, "codec": "POOL2,FP8", "shard_rows": 4}
 DIM = 4
 
 
@@ -28,7 +23,8 @@ def vectors(n: int, first: int = 0) -> TokenEmbeddings:
 
 def index(path: Path | str) -> None:
     """Build 12 documents in three shards, fitted."""
-    ragq.build(None, path, embeddings=vectors(12), ids=crash_server.ids(12), **OPTIONS).close()
+    options = OPTIONS | {"first_stage": "LEMUR2(4),FP8"}
+    ragq.build(None, path, embeddings=vectors(12), ids=crash_server.ids(12), **options).close()
 
 
 def add(path: Path | str) -> None:
@@ -39,7 +35,8 @@ def add(path: Path | str) -> None:
 
 def prepare(path: Path | str) -> None:
     """Make the index that the changes start from: three shards, one with deletes."""
-    with ragq.build(None, path, embeddings=vectors(8, 30), ids=crash_server.ids(8, 30), **OPTIONS) as opened:
+    options = OPTIONS | {"first_stage": "MUVERA(2,1,2),FP8"}
+    with ragq.build(None, path, embeddings=vectors(8, 30), ids=crash_server.ids(8, 30), **options) as opened:
         opened.add([{"id": name, "text": "t"} for name in ("d0", "d1", "d3", "d31")], embeddings=vectors(4, 1))
 
 

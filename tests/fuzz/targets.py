@@ -74,12 +74,14 @@ def template() -> tempfile.TemporaryDirectory[str]:
         "pq": {"codec": "PQ4x4"},
         "rbq": {"codec": "RBQ2"},
         "tokens": {"codec": "INT8", "multi_vector": True, "metric": "ip", "first_stage": "MUVERA(2,2,4),FP8"},
+        "learned": {"codec": "INT8", "multi_vector": True, "metric": "ip", "first_stage": "LEMUR4(8),FP8"},
         "graph": {"codec": "SM2"},
         "hnsw": {"codec": "INT8"},
     }
     for name, options in plans.items():
         path = Path(made.name) / name
-        x: Any = X if name != "tokens" else TokenEmbeddings.from_list([X[i : i + 1 + i % 3] for i in range(36)])
+        many = TokenEmbeddings.from_list([X[i : i + 1 + i % 3] for i in range(36)])
+        x: Any = many if options.get("multi_vector") else X
         n = len(x)
         ragq.build(documents(n), path, embeddings=x, shard_rows=20, **options).close()
         with ragq.open(path, mode="w") as index:

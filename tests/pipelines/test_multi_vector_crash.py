@@ -31,8 +31,9 @@ def state(path: Path) -> State:
     try:
         with ragq.open(path) as index:
             index.verify()
-            found = index.search_embeddings(crash_tokens.vectors(3, 1), 5, exact=True)
-            return index.manifest.generation, content(index), [found.ids.tolist(), found.scores.tolist()]
+            queries = crash_tokens.vectors(3, 1)
+            found = [index.search_embeddings(queries, 5, **how) for how in ({"exact": True}, {"candidates": 5})]
+            return index.manifest.generation, content(index), [[f.ids.tolist(), f.scores.tolist()] for f in found]
     except InvalidArgumentError:
         return None
 
