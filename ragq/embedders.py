@@ -74,15 +74,12 @@ class Embedder(Protocol):
         """Return the embeddings of queries, float32 of shape (n, dim)."""
 
 
-class SentenceTransformerEmbedder:
-    """A `sentence_transformers.SentenceTransformer` with its own prompts for queries and documents.
-
-    Hand `encode_documents` a thousand passages or more at a time: the model sorts them by length, so that little is
-    padded.
+class LoadedModel:
+    """What loaded models of sentence-transformers have in common, whether they give a text one vector or many.
 
     Parameters
     ----------
-    model : SentenceTransformer
+    model : SentenceTransformer or MultiVectorEncoder
         The loaded model.
     name : str
         What the index records as the model's id.
@@ -94,6 +91,8 @@ class SentenceTransformerEmbedder:
         SHA-256 of the weights.
     """
 
+    kind: str
+
     def __init__(
         self, model: Any, name: str, *, revision: str | None = None, batch_size: int = 32, weights: str | None = None
     ) -> None:
@@ -101,14 +100,12 @@ class SentenceTransformerEmbedder:
             raise InvalidArgumentError(
                 "ragq needs sentence-transformers 6 or newer. Install it with: pip install 'sentence-transformers>=6'"
             )
-        self.model = model
-        self.name = name
-        self.revision = revision
+        self.model, self.name, self.revision = model, name, revision
         self.batch_size = check_int(batch_size, "batch_size", 1)
         self._weights = weights
         self._dim = model.get_embedding_dimension()
         if self._dim is None:
-            self._dim = int(model.encode_document(["dimension"], show_progress_bar=False).shape[1])
+            self._dim = model.encode_document(["dimension"], show_progress_bar=False)[0].shape[-1]
 
     @property
     def dim(self) -> int:
@@ -127,25 +124,38 @@ class SentenceTransformerEmbedder:
         return self.model.tokenizer
 
     @property
-    def metric(self) -> str:
-        """The metric that the model was trained for: ``cosine``, ``ip`` or ``l2``."""
-        return _NATIVE_METRICS.get(self.model.similarity_fn_name or "cosine", "cosine")
-
-    @property
     def fingerprint(self) -> dict[str, Any]:
         """What the model is; the weights' SHA-256 identifies it, from the hub, a folder or a package alike."""
-        prompts = {name: text for name, text in sorted((self.model.prompts or {}).items()) if text}
         return {
-            "kind": "sentence-transformers",
+            "kind": self.kind,
             "model": self.name,
             "revision": self.revision,
             "weights_sha256": self._weights,
             "dim": self.dim,
             "max_tokens": self.max_tokens,
             "normalize": any(type(module).__name__ == "Normalize" for module in self.model),
-            "prompts": prompts,
-            "truncate_dim": self.model.truncate_dim,
+            "prompts": {name: text for name, text in sorted((self.model.prompts or {}).items()) if text},
         }
+
+
+class SentenceTransformerEmbedder(LoadedModel):
+    """A `sentence_transformers.SentenceTransformer` with its own prompts for queries and documents.
+
+    Hand `encode_documents` a thousand passages or more at a time: the model sorts them by length, so that little is
+    padded.
+    """
+
+    kind = "sentence-transformers"
+
+    @property
+    def metric(self) -> str:
+        """The metric that the model was trained for: ``cosine``, ``ip`` or ``l2``."""
+        return _NATIVE_METRICS.get(self.model.similarity_fn_name or "cosine", "cosine")
+
+    @property
+    def fingerprint(self) -> dict[str, Any]:
+        """What the model is and where it cuts its embeddings."""
+        return super().fingerprint | {"truncate_dim": self.model.truncate_dim}
 
     def encode_documents(self, texts: Sequence[str]) -> Floats:
         """Return the embeddings of passages with the model's document prompt, float32 of shape (n, dim)."""

@@ -19,7 +19,7 @@ from typing import Any, Protocol, runtime_checkable
 import numpy as np
 
 from ragq.checks import check_int
-from ragq.embedders import DEFAULT_MODEL, FunctionModel, locate, no_progress_bar, not_loaded
+from ragq.embedders import DEFAULT_MODEL, FunctionModel, LoadedModel, locate, no_progress_bar, not_loaded
 from ragq.errors import InvalidArgumentError
 from ragq.fingerprints import weights_sha256
 from ragq.tokens import TokenEmbeddings
@@ -65,70 +65,35 @@ class TokenEmbedder(Protocol):
         """Return the token embeddings of queries."""
 
 
-class MultiVectorEmbedder:
+class MultiVectorEmbedder(LoadedModel):
     """A `sentence_transformers.MultiVectorEncoder` with its own prompts, skip-list and query expansion.
 
     Parameters
     ----------
-    model : MultiVectorEncoder
-        The loaded model.
-    name : str
-        What the index records as the model's id.
     trained : bool
         Whether the model was trained for late interaction; False for the token embeddings of another model.
-    revision : str, optional
-        The revision that was asked for.
-    batch_size : int
-        Passages of one forward pass.
-    weights : str, optional
-        SHA-256 of the weights.
+    model, name, **options
+        As of `ragq.embedders.LoadedModel`.
     """
 
-    def __init__(
-        self,
-        model: Any,
-        name: str,
-        *,
-        trained: bool = True,
-        revision: str | None = None,
-        batch_size: int = 32,
-        weights: str | None = None,
-    ) -> None:
-        self.model, self.name, self.trained, self.revision = model, name, trained, revision
-        self.batch_size = check_int(batch_size, "batch_size", 1)
-        self._weights = weights
-        self._dim = model.get_embedding_dimension() or model.encode_document(["dimension"])[0].shape[1]
+    kind = "multi-vector"
 
-    @property
-    def dim(self) -> int:
-        """Dimensions of a token embedding."""
-        return int(self._dim)
+    def __init__(self, model: Any, name: str, *, trained: bool = True, **options: Any) -> None:
+        super().__init__(model, name, **options)
+        self.trained = trained
 
     @property
     def max_tokens(self) -> int | None:
         """Tokens the model reads of a document, special tokens included; the rest of a text is cut off."""
-        lengths = [getattr(self.model[0], "document_length", None), self.model.max_seq_length]
+        lengths = [getattr(self.model[0], "document_length", None), super().max_tokens]
         return min((int(length) for length in lengths if length is not None), default=None)
-
-    @property
-    def tokenizer(self) -> Any:
-        """The model's Hugging Face tokenizer."""
-        return self.model.tokenizer
 
     @property
     def fingerprint(self) -> dict[str, Any]:
         """What the model is and how it chooses tokens; see `ragq.embedders.same_model`."""
         skip = [word for module in self.model for word in getattr(module, "skiplist_words", [])]
         first = self.model[0]
-        return {
-            "kind": "multi-vector",
-            "model": self.name,
-            "revision": self.revision,
-            "weights_sha256": self._weights,
-            "dim": self.dim,
-            "max_tokens": self.max_tokens,
-            "normalize": any(type(module).__name__ == "Normalize" for module in self.model),
-            "prompts": {name: text for name, text in sorted((self.model.prompts or {}).items()) if text},
+        return super().fingerprint | {
             "trained": self.trained,
             "skiplist": sorted(skip),
             "query_length": getattr(first, "query_length", None),
