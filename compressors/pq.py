@@ -52,7 +52,7 @@ class PQ(Quantizer):
     codebook_: Floats  # (2**bits, dim); sub-quantizer m has the columns offsets[m] .. offsets[m + 1]
     mean_: Floats  # (dim,), with `length`
 
-    def __init__(self, m: int, bits: int = 8, length: bool = False, iterations: int = 12) -> None:
+    def __init__(self, m: int, bits: int = 8, length: bool = False, iterations: int = 8) -> None:
         self.m = check_int(m, "m", 1)
         if bits not in (4, 8):
             raise InvalidArgumentError(f"'bits' of PQ must be 4 or 8. Got {bits!r}.")

@@ -3,8 +3,10 @@
 #include <algorithm>
 #include <cstring>
 #include <limits>
+#include <optional>
 #include <vector>
 
+#include "fixed.hpp"
 #include "parallel.hpp"
 #include "tiles.hpp"
 
@@ -13,13 +15,26 @@ namespace {
 
 constexpr std::size_t kChunk = 512;             // rows a thread takes at once
 
-// What a centroid moves by, in units of the way to the mean of its rows: beyond it on the way, as rows near the border
-// of a cluster follow a moving centroid (over-relaxation; below 2, no step raises the error), and to it in the end. 11 rounds reach what takes 25 plain ones.
-double step_of(int round, int rounds) {
-  if (round + 1 >= rounds) return 1.0;
-  if (round + 2 == rounds) return round == 0 ? 1.0 : 1.6;
-  return round == 0 ? 1.5 : 1.9;
+// How centroids move: `step` times the way to the mean of their rows, and `drift` times what they moved before. Rows near
+// the border of a cluster follow a moving centroid, so a mean is nearer than where the centroid comes to rest: steps beyond
+// it (over-relaxation) save rounds. In few dimensions, where most rows are near a border, the heavy ball (Polyak 1964)
+// saves more: stable for step < 2 + 2 drift, and these two are best where the slowest direction closes a twentieth of its
+// gap in a plain round. 8 rounds of it reach what takes 25 plain ones; 11 of the other in many dimensions.
+struct Move {
+  double step, drift;
+};
+struct Course {
+  Move first, middle, landing;
+};
+constexpr Move kPlain{1.0, 0.0};
+constexpr Course kNarrow{{1.8, 0.0}, {2.6, 0.4}, {1.8, 0.0}}, kWide{{1.5, 0.0}, {1.9, 0.0}, {1.6, 0.0}};
+constexpr std::size_t kFewDimensions = 24;
+
+Move move_of(int round, int rounds, const Course& course) {
+  if (round + 1 == rounds || rounds == 2) return kPlain;
+  return round + 2 == rounds ? course.landing : round == 0 ? course.first : course.middle;
 }
+
 constexpr std::size_t kBlock = 256;             // rows whose distances are added up together
 constexpr std::size_t kWorthThreads = 1 << 16;  // numbers to add up, below which starting a thread takes longer
 
@@ -116,7 +131,7 @@ static void assign_quickly(const float* x, std::size_t n, std::size_t dim, const
   for (std::size_t c = 0; c < k; ++c)
     for (std::size_t j = 0; j < dim; ++j) centred[c * dim + j] -= centre[j];
   const Tiles tiles(centred.data(), k, dim, dim, 0.0f);
-  std::vector<float> half(tiles.tiles * kTile, kFar);
+  std::vector<float> half(tiles.tiles * kTile, kWorst);
   for (std::size_t c = 0; c < k; ++c) {
     half[c] = 0;
     for (std::size_t j = 0; j < dim; ++j) half[c] += centred[c * dim + j] * centred[c * dim + j] / 2;
@@ -136,40 +151,86 @@ static void assign_quickly(const float* x, std::size_t n, std::size_t dim, const
   });
 }
 
+namespace {
+
+// Centroids on their way.
+class Moving {
+ public:
+  Moving(float* centroids, std::size_t k, std::size_t dim)
+      : now_(centroids), before_(centroids, centroids + k * dim), dim_(dim) {}
+
+  // Moves coordinate j of centroid c; one with a single row goes there.
+  void operator()(std::size_t c, std::size_t j, std::size_t size, double mean, Move move) {
+    float &now = now_[c * dim_ + j], &before = before_[c * dim_ + j];
+    if (size == 1) move = kPlain;
+    const double next = now + move.step * (mean - now) + move.drift * (static_cast<double>(now) - before);
+    before = now;
+    now = static_cast<float>(next);
+  }
+
+ private:
+  float* now_;
+  std::vector<float> before_;
+  std::size_t dim_;
+};
+
+void move_to_means(const float* x, std::size_t n, std::size_t dim, std::size_t k,
+                   const std::vector<std::uint32_t>& index, Move move, int threads, Moving& centroids) {
+  const Members members(index, k);
+  parallel_for(k, n * dim < kWorthThreads ? k : 16, threads, [&](std::size_t begin, std::size_t end) {
+    std::vector<double> sum(dim);
+    for (std::size_t c = begin; c < end; ++c) {
+      const std::size_t size = members.start[c + 1] - members.start[c];
+      if (size == 0) continue;
+      std::fill(sum.begin(), sum.end(), 0.0);
+      for (std::size_t i = members.start[c]; i < members.start[c + 1]; ++i)
+        for (std::size_t j = 0; j < dim; ++j) sum[j] += x[members.rows[i] * dim + j];
+      for (std::size_t j = 0; j < dim; ++j) centroids(c, j, size, sum[j] / static_cast<double>(size), move);
+    }
+  });
+}
+
+std::vector<float> mean_row(const float* x, std::size_t n, std::size_t dim) {
+  std::vector<double> sum(dim, 0.0);
+  for (std::size_t i = 0; i < n; ++i)
+    for (std::size_t j = 0; j < dim; ++j) sum[j] += x[i * dim + j];
+  std::vector<float> mean(dim);
+  for (std::size_t j = 0; j < dim; ++j) mean[j] = static_cast<float>(sum[j] / static_cast<double>(n));
+  return mean;
+}
+
+}  // namespace
+
 double lloyd(const float* x, std::size_t n, std::size_t dim, std::size_t k, int iterations, int threads,
              float* centroids) {
+  const std::vector<float> centre = mean_row(x, n, dim);
+  const bool narrow = dim <= kFewDimensions;
+  const Course& course = narrow ? kNarrow : kWide;
+  Moving moving(centroids, k, dim);
+  std::optional<FixedRows> fixed;
+  if (narrow && k <= FixedRows::kMostCentroids && iterations > 1) fixed.emplace(x, n, dim, centre.data());
+  bool rough = fixed && fixed->usable();
   std::vector<std::uint32_t> index(n), before;
-  std::vector<float> distance(n), centre(dim);
-  for (std::size_t j = 0; j < dim; ++j) {
-    double sum = 0;
-    for (std::size_t i = 0; i < n; ++i) sum += x[i * dim + j];
-    centre[j] = static_cast<float>(sum / static_cast<double>(n));
-  }
+  std::vector<float> distance(n);
+  Move move = course.middle;
   double inertia = 0;
-  double step = 1;  // of the update before
   for (int round = 0; round < iterations; ++round) {
+    if (rough && round + 1 < iterations && fixed->assign(centroids, k, threads)) {
+      rough = fixed->changed();  // else the last rounds, in floats
+      move = rough ? move_of(round, iterations, course) : kPlain;
+      for (std::size_t c = 0; c < k; ++c)
+        for (std::size_t j = 0; j < dim; ++j) moving(c, j, fixed->size(c), fixed->mean(c, j), move);
+      continue;
+    }
     assign_quickly(x, n, dim, centre.data(), centroids, k, threads, index.data(), distance.data());
     inertia = 0;
     for (const float d : distance) inertia += d;
     repair(index, distance, k);
-    if (index == before && step == 1) break;
-    step = index == before ? 1.0 : step_of(round, iterations);
+    const bool settled = index == before;
+    if (settled && move.step == 1) break;
+    move = settled ? kPlain : move_of(round, iterations, course);
     before = index;
-    const Members members(index, k);
-    parallel_for(k, n * dim < kWorthThreads ? k : 16, threads, [&](std::size_t begin, std::size_t end) {
-      std::vector<double> sum(dim);
-      for (std::size_t c = begin; c < end; ++c) {
-        const std::size_t size = members.start[c + 1] - members.start[c];
-        if (size == 0) continue;
-        std::fill(sum.begin(), sum.end(), 0.0);
-        for (std::size_t i = members.start[c]; i < members.start[c + 1]; ++i)
-          for (std::size_t j = 0; j < dim; ++j) sum[j] += x[members.rows[i] * dim + j];
-        for (std::size_t j = 0; j < dim; ++j) {
-          const double now = centroids[c * dim + j], mean = sum[j] / static_cast<double>(size);
-          centroids[c * dim + j] = static_cast<float>(now + step * (mean - now));
-        }
-      }
-    });
+    move_to_means(x, n, dim, k, index, move, threads, moving);
   }
   return inertia / static_cast<double>(n);
 }

@@ -5,10 +5,10 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
   list(APPEND tiles ${native}/tiles_avx2.cpp ${native}/tiles_avx512.cpp
     ${native}/scalar_avx2.cpp ${native}/scalar_avx512.cpp)
   set_source_files_properties(${native}/tiles_avx2.cpp ${native}/scalar_avx2.cpp PROPERTIES COMPILE_OPTIONS "-mavx2")
-  set_source_files_properties(${native}/tiles_avx512.cpp ${native}/scalar_avx512.cpp PROPERTIES COMPILE_OPTIONS "-mavx512f;-mprefer-vector-width=512")
+  set_source_files_properties(${native}/tiles_avx512.cpp ${native}/scalar_avx512.cpp PROPERTIES COMPILE_OPTIONS "-mavx512f;-mavx512bw;-mprefer-vector-width=512")
 endif()
 nanobind_add_module(codecs_cpu NB_STATIC
-  ${native}/module.cpp ${native}/tiles.cpp ${native}/kmeans.cpp ${native}/encode_pq.cpp ${native}/beam.cpp ${native}/chain.cpp
+  ${native}/module.cpp ${native}/tiles.cpp ${native}/kmeans.cpp ${native}/fixed.cpp ${native}/encode_pq.cpp ${native}/beam.cpp ${native}/chain.cpp
   ${native}/clusters.cpp
   ${native}/scalar.cpp ${native}/scalar_module.cpp ${tiles})
 # No contraction: distances are the same bits on every processor. nanobind's default -Os would undo the unrolling.

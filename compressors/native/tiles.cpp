@@ -17,7 +17,7 @@ static const TileKernels& choose() {
 #if defined(__x86_64__)
   const char* wanted = std::getenv("RAGQ_CPU");
   const bool any = wanted == nullptr;
-  if ((any || std::strcmp(wanted, "avx512") == 0) && __builtin_cpu_supports("avx512f")) return kAvx512;
+  if ((any || std::strcmp(wanted, "avx512") == 0) && __builtin_cpu_supports("avx512bw")) return kAvx512;
   if ((any || std::strncmp(wanted, "avx", 3) == 0) && __builtin_cpu_supports("avx2")) return kAvx2;
 #endif
   return kBaseline;

@@ -25,7 +25,8 @@ class Tiles {
   std::vector<float> data_;
 };
 
-constexpr float kFar = 1e18f;  // padding that is nearest to nothing, its square still finite
+constexpr float kFar = 1e18f;     // padding that is nearest to nothing, its square still finite
+constexpr float kWorst = 3.4e38f;  // a distance or score that none is above
 
 struct TileKernels {
   const char* name;
@@ -36,6 +37,10 @@ struct TileKernels {
   // third fewer operations, and as exact where the mean of all is near 0. Writes that score.
   void (*nearest_score)(const float* x, std::size_t rows, std::size_t dim, const float* tiles, const float* half,
                         std::size_t n_tiles, float* score, std::uint32_t* index);
+  // The low byte of the highest start[c] + <x[i], c> over the tiled vectors, subtracted from 255. Numbers of 16 bits lie in
+  // pairs: x (rows, pairs, 2), a tile (pairs, 32, 2).
+  void (*nearest_fixed)(const std::int16_t* x, std::size_t rows, std::size_t pairs, const std::int16_t* tiles,
+                        const std::int32_t* start, std::size_t n_tiles, std::uint8_t* index);
   // out[i * n_tiles * 32 + k] = <x[i], tiled vector k>.
   void (*products)(const float* x, std::size_t rows, std::size_t stride, std::size_t dim, const float* tiles,
                    std::size_t n_tiles, float* out);

@@ -2,6 +2,9 @@
 // table to define. Everything here has internal linkage: no wide instruction can leak into another file through a
 // shared inline function.
 #include <cstring>
+#if defined(__x86_64__)
+#include <immintrin.h>
+#endif
 
 #include "tiles.hpp"
 
@@ -31,7 +34,7 @@ inline void nearest_rows(const float* x, std::size_t stride, std::size_t dim, co
   Int lane;
   for (int l = 0; l < LANES; ++l) lane[l] = l;
   for (int r = 0; r < Rows; ++r) {
-    lowest[r] = Vec{} + 3.4e38f;
+    lowest[r] = Vec{} + kWorst;
     where[r] = Int{};
   }
   for (std::size_t t = 0; t < n_tiles; ++t) {
@@ -95,6 +98,64 @@ void nearest_score(const float* x, std::size_t rows, std::size_t dim, const floa
   nearest_of<true>(x, rows, dim, dim, tiles, half, n_tiles, score, index);
 }
 
+inline Int load(const std::int32_t* p) {
+  Int v;
+  std::memcpy(&v, p, sizeof v);
+  return v;
+}
+
+// Sums of the products of 16-bit pairs.
+inline Int multiply_pairs(Int a, Int b) {
+#if defined(__x86_64__) && LANES == 16
+  return (Int)_mm512_madd_epi16((__m512i)a, (__m512i)b);
+#elif defined(__x86_64__) && LANES == 8
+  return (Int)_mm256_madd_epi16((__m256i)a, (__m256i)b);
+#elif defined(__x86_64__)
+  return (Int)_mm_madd_epi16((__m128i)a, (__m128i)b);
+#else
+  return (a << 16 >> 16) * (b << 16 >> 16) + (a >> 16) * (b >> 16);
+#endif
+}
+
+inline Int larger(Int a, Int b) { return a > b ? a : b; }
+
+template <int Rows>
+inline void nearest_fixed_rows(const std::int16_t* x, std::size_t pairs, const std::int16_t* tiles,
+                               const std::int32_t* start, std::size_t n_tiles, std::uint8_t* index) {
+  Int highest[Rows];
+  for (int r = 0; r < Rows; ++r) highest[r] = Int{} + INT32_MIN;
+  for (std::size_t t = 0; t < n_tiles; ++t) {
+    Int sum[Rows][kVecs];
+    for (int v = 0; v < kVecs; ++v)
+      for (int r = 0; r < Rows; ++r) sum[r][v] = load(start + t * kTile + v * LANES);
+    for (std::size_t p = 0; p < pairs; ++p) {
+      const std::int16_t* c = tiles + (t * pairs + p) * kTile * 2;
+      std::int32_t pair[Rows];
+      for (int r = 0; r < Rows; ++r) std::memcpy(&pair[r], x + (r * pairs + p) * 2, sizeof pair[r]);
+      for (int v = 0; v < kVecs; ++v) {
+        Int center;
+        std::memcpy(&center, c + v * LANES * 2, sizeof center);
+        for (int r = 0; r < Rows; ++r) sum[r][v] += multiply_pairs(Int{} + pair[r], center);
+      }
+    }
+    for (int v = 0; v < kVecs; ++v)
+      for (int r = 0; r < Rows; ++r) highest[r] = larger(highest[r], sum[r][v]);
+  }
+  for (int r = 0; r < Rows; ++r) {
+    std::int32_t best = highest[r][0];
+    for (int l = 1; l < LANES; ++l) best = best < highest[r][l] ? highest[r][l] : best;
+    index[r] = static_cast<std::uint8_t>(255 - (best & 255));
+  }
+}
+
+void nearest_fixed(const std::int16_t* x, std::size_t rows, std::size_t pairs, const std::int16_t* tiles,
+                   const std::int32_t* start, std::size_t n_tiles, std::uint8_t* index) {
+  std::size_t i = 0;
+  for (; i + kRows <= rows; i += kRows)
+    nearest_fixed_rows<kRows>(x + 2 * i * pairs, pairs, tiles, start, n_tiles, index + i);
+  for (; i < rows; ++i) nearest_fixed_rows<1>(x + 2 * i * pairs, pairs, tiles, start, n_tiles, index + i);
+}
+
 template <int Rows>
 inline void products_rows(const float* x, std::size_t stride, std::size_t dim, const float* tiles, std::size_t n_tiles,
                           float* out) {
@@ -144,7 +205,7 @@ inline void min_plus_columns(const float* cost, const float* pair, std::size_t k
   Vec lowest[Vecs];
   Int where[Vecs];
   for (int v = 0; v < Vecs; ++v) {
-    lowest[v] = Vec{} + 3.4e38f;
+    lowest[v] = Vec{} + kWorst;
     where[v] = Int{};
   }
   for (std::size_t a = 0; a < k; ++a) {
@@ -172,6 +233,6 @@ void min_plus(const float* cost, const float* pair, std::size_t k, float* best, 
 }  // namespace
 
 extern const TileKernels NAME;
-const TileKernels NAME = {LABEL, nearest, nearest_score, products, min_plus, closer, nearest_pair};
+const TileKernels NAME = {LABEL, nearest, nearest_score, nearest_fixed, products, min_plus, closer, nearest_pair};
 
 }  // namespace ragq

@@ -80,14 +80,43 @@ def test_lloyd_agrees_with_numpy() -> None:
     np.testing.assert_allclose(improved, expected, atol=1e-6)
 
 
-def test_overshooting_reaches_in_10_rounds_what_takes_20_plain_ones() -> None:
+def test_rolling_reaches_in_8_rounds_what_takes_25_plain_ones() -> None:
     x = embeddings(4000, 8, seed=12)
     start = plain = _cpu.seed_centroids(x[:2000], 64, 3)
-    for _ in range(20):
+    for _ in range(25):
         plain, _ = _cpu.lloyd(x, plain, 1, 1)
-    improved, _ = _cpu.lloyd(x, start, 10, 1)
+    improved, _ = _cpu.lloyd(x, start, 8, 1)
     errors = [_cpu.assign(x, centroids, 1)[1].mean() for centroids in (improved, plain)]
     assert errors[0] < errors[1]
+
+
+def rolled(x: np.ndarray, centroids: np.ndarray, rounds: int) -> np.ndarray:
+    """Lloyd's rounds by a heavy ball in few dimensions, no cluster empty."""
+    centroids = before = centroids.astype(np.float64)
+    for turn in range(rounds):
+        nearest = np.square(x[:, None] - centroids).sum(axis=2).argmin(axis=1)
+        means = np.stack([x[nearest == c].mean(axis=0, dtype=np.float64) for c in range(len(centroids))])
+        step, drift = {0: (1.8, 0), rounds - 2: (1.8, 0), rounds - 1: (1, 0)}.get(turn, (2.6, 0.4))
+        centroids, before = centroids + step * (means - centroids) + drift * (centroids - before), centroids
+    return centroids
+
+
+@pytest.mark.parametrize("columns", [[0, 1, 2, 3, 4, 5, 6, 7], [3], [5, 1, 2]])
+def test_rounds_in_whole_numbers_lead_where_exact_ones_do(columns: list[int]) -> None:
+    x = embeddings(2000, 8, seed=13)[:, columns] * np.float32([1, 1, 0.05, 1, 2, 1, 3, 1])[columns]
+    start = _cpu.seed_centroids(np.ascontiguousarray(x[:800]), 16, 3)
+    found = [_cpu.lloyd(np.ascontiguousarray(x), start, 8, 1)[0], rolled(x, start, 8).astype(np.float32)]
+    errors = [_cpu.assign(np.ascontiguousarray(x), centroids, 1)[1].mean() for centroids in found]
+    assert errors[0] == pytest.approx(errors[1], rel=5e-3)
+
+
+@pytest.mark.parametrize("factor", [2.0**-40, 2.0**40])
+def test_kmeans_of_scaled_rows_is_the_scaled_kmeans(factor: float) -> None:
+    x = embeddings(500, 5, seed=14)
+    x[:, 2] = 0.5  # a constant column
+    np.testing.assert_array_equal(
+        codebooks.kmeans(x * np.float32(factor), 20), codebooks.kmeans(x, 20) * np.float32(factor)
+    )
 
 
 def test_an_empty_cluster_takes_the_farthest_row() -> None:
@@ -111,6 +140,9 @@ def test_neighbouring_codewords_share_a_high_nibble() -> None:
         return float(np.square(groups - groups.mean(axis=1, keepdims=True)).sum())
 
     assert spread(codewords[order].reshape(16, 16, 8)) < 0.6 * spread(codewords.reshape(16, 16, 8))
+    several = np.stack([codewords, codewords[::-1], np.pad(codewords[:, :3], ((0, 0), (0, 5)))])
+    alone = [codebooks.nibble_order(part) for part in (codewords, codewords[::-1], codewords[:, :3])]
+    np.testing.assert_array_equal(codebooks.nibble_order(several), alone)
 
 
 def test_length_factor_has_the_least_squared_error() -> None:
