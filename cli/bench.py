@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragq.cli.options import echo_json, json_option
+from ragq.cli.options import echo_json, json_option, table_console
 
 if TYPE_CHECKING:
     from collections.abc import Sequence
@@ -16,7 +16,6 @@ if TYPE_CHECKING:
 
 SUITES = ("hamming", "lut4", "lut8", "planes", "dense", "threads", "filter", "scale")
 POOLS = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
-WIDTH = 160  # of tables that do not go to a terminal
 
 # column -> how a row shows it
 COLUMNS = {
@@ -116,16 +115,12 @@ def show(found: Sequence[Row], setting: Bench, markdown: bool) -> None:
 
 
 def print_table(title: str, cells: Sequence[Sequence[str]]) -> None:
-    """Print rows with rich, no narrower than `WIDTH` where there is no terminal."""
-    from rich.console import Console
+    """Print rows as a table."""
     from rich.table import Table
 
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
     table = Table(title=title, title_justify="left", box=None, pad_edge=False)
     for position, name in enumerate(COLUMNS):
         table.add_column(name, justify="left" if name in ("case", "peer") else "right", no_wrap=position == 0)
     for line in cells:
         table.add_row(*line)
-    console.print(table)
+    table_console().print(table)

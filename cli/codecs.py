@@ -7,7 +7,7 @@ from typing import TYPE_CHECKING
 
 import click
 
-from ragq.cli.options import echo_json, json_option
+from ragq.cli.options import echo_json, json_option, table_console
 
 if TYPE_CHECKING:
     from ragq.compressors.catalogue import Offer
@@ -53,7 +53,6 @@ def codecs(dim: int, budget: int | None, multi_vector: bool, tokens: int, as_jso
 
 def show_tokens(offers: list[TokenOffer], dim: int, tokens: int) -> None:
     """Print codecs of token embeddings as a table."""
-    from rich.console import Console
     from rich.table import Table
 
     title = f"{tokens} tokens of {dim} dimensions, {4 * dim * tokens:,} bytes as float32"
@@ -62,12 +61,11 @@ def show_tokens(offers: list[TokenOffer], dim: int, tokens: int) -> None:
         table.add_column(name, justify="right" if position > 1 else "left", no_wrap=True)
     for o in offers:
         table.add_row(o.codec, o.first_stage or "", str(o.vectors), f"{o.document_bytes:,}", f"{o.ratio:.3g}x")
-    Console().print(table)
+    table_console().print(table)
 
 
 def show(offers: list[Offer], dim: int) -> None:
     """Print the offers as a table."""
-    from rich.console import Console
     from rich.table import Table
 
     table = Table(title=f"{dim} dimensions, {4 * dim:,} bytes as float32", title_justify="left", box=None, expand=True)
@@ -82,4 +80,4 @@ def show(offers: list[Offer], dim: int) -> None:
     table.add_column("what it is", ratio=1, overflow="ellipsis", no_wrap=True)
     for row in rows:
         table.add_row(*row)
-    Console().print(table)
+    table_console().print(table)

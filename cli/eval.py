@@ -7,13 +7,11 @@ from typing import TYPE_CHECKING, Any
 
 import click
 
-from ragq.cli.options import echo_json, given, json_option, model_options
+from ragq.cli.options import echo_json, given, json_option, model_options, table_console
 
 if TYPE_CHECKING:
     from ragq.eval.report import Report
     from ragq.eval.sweep import Result
-
-WIDTH = 150  # of tables that do not go to a terminal
 
 
 @click.command("eval")
@@ -161,11 +159,7 @@ def line(result: Result, kept: bool, measure: str) -> str:
 
 def show(report: Report, budgets: list[int]) -> None:
     """Print a table a data set, and what is best within each budget."""
-    from rich.console import Console
-
-    console = Console()
-    if not console.is_terminal:
-        console = Console(width=WIDTH)
+    console = table_console()
     for name in dict.fromkeys(row["dataset"] for row in report.rows):
         console.print(report.table(name))
     for result in report.failures():

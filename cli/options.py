@@ -3,16 +3,30 @@
 from __future__ import annotations
 
 import json
+import os
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import TYPE_CHECKING, Any, TypeVar
 
 import click
 
 from ragq.errors import InvalidArgumentError
 
-__all__ = ["PLACE", "echo_json", "index_argument", "json_option", "model_options", "parse_where", "where_option"]
+if TYPE_CHECKING:
+    from rich.console import Console
 
+__all__ = [
+    "PLACE",
+    "echo_json",
+    "index_argument",
+    "json_option",
+    "model_options",
+    "parse_where",
+    "table_console",
+    "where_option",
+]
+
+WIDTH = 160  # of tables that do not go to a terminal
 F = TypeVar("F", bound=Callable[..., Any])
 
 
@@ -49,6 +63,14 @@ def model_options(command: F) -> F:
 def given(**options: Any) -> dict[str, Any]:
     """Return the options that were given."""
     return {name: value for name, value in options.items() if value is not None}
+
+
+def table_console() -> Console:
+    """Return what prints tables: as wide as the terminal, or wide enough where there is none."""
+    from rich.console import Console
+
+    console = Console()
+    return console if console.is_terminal or "COLUMNS" in os.environ else Console(width=WIDTH)
 
 
 def parse_where(text: str | None) -> Any:

@@ -85,7 +85,7 @@ class Snapshot:
             return f"The index at {name} is not finished. Go on with: ragq index SOURCE -o {name} --resume"
         if not self.folder.exists() or name != str(self.folder):
             return f"There is no index at {name}. Make one with: ragq index SOURCE -o {name}"
-        return f"{name} is not an index: it has no {MANIFEST}."
+        return f"{name} is not an index: it has no {MANIFEST}. To index what it holds: ragq index {name}"
 
     def blocks(self) -> list[Block]:
         """Return the codes of every shard; those of an object store are fetched several at a time."""

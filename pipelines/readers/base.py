@@ -143,7 +143,8 @@ class Reader:
         """Raise `InvalidArgumentError` when no document was found."""
         if self.counts.read == 0:
             left_out = ", ".join(f"{n:,} {reason}" for reason, n in self.skipped.most_common())
-            raise InvalidArgumentError(f"{self.source} holds no documents. Skipped: {left_out or 'nothing'}.")
+            ready = " Ready embeddings are given by --embeddings (embeddings=…)." * str(self.source).endswith(".npy")
+            raise InvalidArgumentError(f"{self.source} holds no documents. Skipped: {left_out or 'nothing'}.{ready}")
 
     def _documents(self) -> Iterator[Document]:
         raise NotImplementedError

@@ -90,6 +90,7 @@ READY = ("--embeddings", "x.npy", "--ids", "ids.txt")
 CASES: dict[str, tuple[Callable[[], list[object]], str]] = {
     "missing folder": (lambda: ["nowhere/"], "No such file or folder: 'nowhere/'"),
     "empty corpus": (lambda: [Path("empty").mkdir() or "empty", "--embeddings", "x.npy"], "empty holds no documents"),
+    "embeddings as the source": (lambda: ["x.npy"], "x.npy holds no documents.*given by --embeddings"),
     "id over 64 KiB": (
         lambda: [with_ids({"id": "a" * n, "text": "t"} for n in (1, 2, 3, 4, 5, 65537)), "--embeddings", "x.npy"],
         r"bad.jsonl:6: an id must have 1 byte to 64 KiB. Got 65,537",
