@@ -51,7 +51,7 @@ class Structured:
     kind : str
         ``ivf``, ``hnsw``, ``sm2graph``, ``none`` (searches scan every row), or ``flat``: none, but with neighbours.
     reason : str
-        Why, when it was chosen by ``auto``; else empty.
+        Why, when it was chosen by ``auto``, or that a graph is not walked; else empty.
     parameters : dict
         JSON values; ``recall`` is what the tuned search reached on the held-out queries.
     """
@@ -103,6 +103,8 @@ def restructure(
         tuned = builder.tune(described, builder.held_out() if given is None else given, recall)
         asked_for = {"asked": {"kind": asked, "nlist": nlist, "recall": recall, "neighbours": neighbours, "seed": seed}}
         described = replace(described, parameters=described.parameters | tuned | asked_for)
+        if tuned.get("ef_search", 0) > builder.source.rows // graph.SCAN_SHARE:
+            reason = f"to find {recall:.0%} a walk would look at so many rows that a scan is as fast: searches scan"
         if neighbours:
             described = builder.add_neighbours(described, neighbours)
     commit(index, transaction, described)

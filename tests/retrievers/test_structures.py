@@ -304,6 +304,13 @@ def test_a_graph_on_signs_refuses_what_signs_do_not_tell_apart(tmp_path: Path) -
         assert on_disk(index.path) == expected_files(index.path)
 
 
+def test_a_graph_that_is_not_walked_says_so(built: dict[str, Path], tmp_path: Path) -> None:
+    with ragq.open(shutil.copytree(built["none"], tmp_path / "s.ragq"), mode="w") as index:
+        assert index.restructure("hnsw").reason == ""
+        with mock.patch.object(graph, "SCAN_SHARE", N):
+            assert "a scan is as fast" in index.restructure("hnsw").reason
+
+
 def test_masses_of_copies_do_not_cut_a_graph_into_parts(tmp_path: Path) -> None:
     x = np.random.default_rng(0).standard_normal((N, DIM)).astype(np.float32)
     x[np.random.default_rng(1).random(N) < 0.6] = x[7]
