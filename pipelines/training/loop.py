@@ -34,6 +34,7 @@ CHECKPOINT = "checkpoint.safetensors"
 WARM_UP = 50  # steps
 CLIP = 1.0  # of the gradient's length
 SAMPLE = 4096  # documents that dead codewords move to
+SAMPLED = 0.2  # of the rates of a method for whole corpora, where a step sees few of the documents of each codeword
 Log = Callable[[dict[str, Any]], None]
 
 
@@ -88,8 +89,9 @@ class Trainer:
         self.device = torch.device("cuda" if torch.cuda.is_available() else "cpu")
         self.student = make_student(codec, settings).to(self.device)
         self.optimizer = torch.optim.Adam(self.student.groups(settings))
-        self.rates = [group["lr"] for group in self.optimizer.param_groups]
         self.pools = Pools(vectors, data, settings)
+        share = SAMPLED if settings.whole and not self.pools.whole else 1.0
+        self.rates = [share * group["lr"] for group in self.optimizer.param_groups]
         self.documents = self._tensor(vectors.take(np.arange(len(vectors)))) if self.pools.whole else None
         self.steps = settings.epochs * len(self.pools.batches(0))
         self.epoch = self.stale = 0

@@ -120,7 +120,17 @@ METHODS: dict[str, tuple[str, dict[str, Any]]] = {
     "jpq": ("JPQ", {"loss": "lambda", "positives": 3}),
     "mopq": (
         "MoPQ",
-        {"loss": "contrastive", "batch": 512, "top": 1, "hard": 0, "reconstruction": 1e-8, "reassign": True},
+        {
+            "loss": "contrastive",
+            "batch": 512,
+            "codebook_rate": 0.003,  # faster, the pseudo-labels of made queries are learned by heart
+            "map_rate": 0.001,
+            "document_rate": 0.001,
+            "top": 1,
+            "hard": 0,
+            "reconstruction": 1e-8,
+            "reassign": True,
+        },
     ),
     "repconc": (
         "RepCONC",

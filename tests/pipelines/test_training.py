@@ -29,6 +29,7 @@ from ragq.pipelines.training import run as training_run
 from ragq.pipelines.training.api import train
 from ragq.pipelines.training.data import Pools, TrainingQueries, split, twins
 from ragq.pipelines.training.health import reseed, rotation_trick, sinkhorn
+from ragq.pipelines.training.loop import SAMPLED, Trainer
 from ragq.pipelines.training.queries import Generator, sentences, titles, transplanted
 from ragq.pipelines.training.reencode import reencode
 from ragq.pipelines.training.run import Trained, train_codec
@@ -477,6 +478,15 @@ def test_steps_over_a_small_corpus_read_its_codes_in_place(
     )
     run(x, both(x, queries), "distill-vq", whole=ROWS, epochs=2)
     assert len(seen) > 2 and all(codes is seen[0] for codes in seen)
+
+
+def test_steps_that_see_a_sample_of_the_documents_are_smaller(x: Floats, queries: Floats) -> None:
+    data, vectors = both(x, queries), Vectors(x)
+    codec, validation = from_spec(SPECS["distill-vq"]).fit(x), Validation(vectors, data.validation, {})
+    every, few = (
+        Trainer(codec, vectors, data, validation, settings_for("distill-vq", whole=rows)).rates for rows in (ROWS, 1)
+    )
+    np.testing.assert_allclose(few, SAMPLED * np.array(every))
 
 
 def test_vectors_read_what_lies_on_the_disk(x: Floats, queries: Floats, tmp_path: Path) -> None:
