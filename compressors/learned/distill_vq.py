@@ -9,8 +9,12 @@ of the teacher's top, those that the current index puts first, and random ones. 
 map and mean; with the setting ``reassign`` the document side follows the query side, and the documents are encoded
 again after every epoch.
 
-With fixed codes the codewords learn to make up for the errors of the documents that they train on. Documents that are
-added later get codes that no training has seen, and gain less by it: train again when many were added.
+Documents that are added later get the codes that they would have had. They rank worse than those of the fit all the
+same as long as these are few, as with every codec that is fitted: 256 codewords of ten documents each know these ten.
+Fitted on either half of SciFact (2,592 documents), the nDCG@10 of queries is lower when what they look for lies in the
+other half, by .083 for OPQ at 24 bytes, .078 for VTQ and .080 here, and by .038, .031 and .026 at 48 bytes: what
+training adds is not outside the interval. On halves of 10,000 and 50,000 texts the loss is a half and a tenth of that.
+A small corpus that has grown by much is best trained again.
 
 Xiao, Liu, Han, Zhang, Lian, Gong, Chen, Yang, Sun, Shao and Xie, "Distill-VQ: learning retrieval oriented vector
 quantization by distilling knowledge from dense embeddings", SIGIR 2022, sections 3.2-3.4.
