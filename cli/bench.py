@@ -14,7 +14,7 @@ if TYPE_CHECKING:
 
     from ragq.eval.bench import Bench, Row
 
-SUITES = ("hamming", "lut4", "lut8", "planes", "dense", "threads", "filter", "scale")
+SUITES = ("hamming", "lut4", "lut8", "planes", "dense", "threads", "filter", "scale", "encode", "train")
 POOLS = ("OMP_NUM_THREADS", "RAYON_NUM_THREADS", "OPENBLAS_NUM_THREADS", "MKL_NUM_THREADS")
 
 # column -> how a row shows it
@@ -54,8 +54,8 @@ def bench(
     """Time the kernels side by side with whichever of faiss, usearch, numkong, turbovec and rabitqlib are installed.
 
     One process, one thread each, the same vectors, queries and k; times are nanoseconds per vector and query, medians
-    of interleaved rounds, selection of the top k included. The vectors are the shared data's `scale` where it is found
-    (RAGQ_SHARED, or ../shared), else made ones.
+    of interleaved rounds, selection of the top k included. The suites `encode` and `train` time codecs instead, per
+    vector. The vectors are the shared data's `scale` where it is found (RAGQ_SHARED, or ../shared), else made ones.
 
     \b
     ragq bench --suite hamming --suite lut8

@@ -171,12 +171,13 @@ class Bench:
         exhaustive: Contender | None = None,
         data: str = "",
         wall: bool = False,
+        patience: float | None = None,
     ) -> Iterator[Row]:
         """Time a case, with `wall` always on the wall, and yield a row a peer, or one without."""
         self.tick(f"{suite}: {case}")
         contenders = [ours, *peers]
         now = time.perf_counter if wall else self.now
-        seconds = rounds([partial(c.run, c.asked, k) for c in contenders], self.repeats, now)
+        seconds = rounds([partial(c.run, c.asked, k) for c in contenders], self.repeats, now, patience)
         n = len(ours.asked)
         ns = [np.array(times) * 1e9 / rows / n for times in seconds]
         recalls = [recall(exact, c, k) for c in contenders]
@@ -228,23 +229,27 @@ def scan(
 
 
 def rounds(
-    runs: Sequence[Callable[[], Any]], repeats: int, now: Callable[[], float] = time.perf_counter
+    runs: Sequence[Callable[[], Any]],
+    repeats: int,
+    now: Callable[[], float] = time.perf_counter,
+    patience: float | None = None,
 ) -> list[list[float]]:
-    """Time every run `repeats` times by the clock `now`, interleaved.
+    """Time every run `repeats` times by the clock `now`, interleaved, with `patience` seconds for each if given.
 
     Returns
     -------
     list of list of float
         For each run, seconds a call by round; fewer rounds where `PATIENCE` ran out.
     """
+    most, slow = (PATIENCE, SLOW) if patience is None else (patience, patience)
     seconds: list[list[float]] = [[] for _ in runs]
     loops, spent = [], []
     for run, times in zip(runs, seconds, strict=True):
         first = clock(run, 1, now)  # warm-up
-        if first > SLOW:
+        if first > slow:
             times.append(first)
             loops.append(1)
-            spent.append(PATIENCE + first)
+            spent.append(most + first)
             continue
         again = clock(run, 1, now)
         loops.append(max(1, round(SHORTEST / max(again, 1e-9))))
@@ -252,7 +257,7 @@ def rounds(
     for turn in range(repeats):
         order = range(len(runs)) if turn % 2 == 0 else reversed(range(len(runs)))
         for i in order:
-            if seconds[i] and spent[i] > PATIENCE:
+            if seconds[i] and spent[i] > most:
                 continue
             elapsed = clock(runs[i], loops[i], now)
             spent[i] += elapsed * loops[i]

@@ -16,6 +16,7 @@ from ragq.compressors.base import Compressor
 from ragq.compressors.scorers import HammingScorer, LookupScorer
 from ragq.eval import peers
 from ragq.eval.bench import Bench, Contender, Row, scan
+from ragq.eval.bench_codecs import encoding, training
 from ragq.eval.bench_data import Vectors
 from ragq.eval.exact import Exact
 from ragq.layouts import Block, Layout
@@ -274,6 +275,8 @@ SUITES: dict[str, Callable[[Bench], Iterator[Row]]] = {
     "threads": threads,
     "filter": filtered,
     "scale": sizes,
+    "encode": encoding,
+    "train": training,
 }
 
 

@@ -19,11 +19,14 @@ from ragq.errors import missing_extra
 __all__ = [
     "Peer",
     "faiss_binary",
+    "faiss_encoder",
     "faiss_fast_scan",
     "faiss_pq",
+    "faiss_pq_trainer",
     "faiss_scalar",
     "numkong_dense",
     "numkong_hamming",
+    "rabitqlib_encoder",
     "rabitqlib_flat",
     "turbovec_flat",
     "usearch_hamming",
@@ -113,6 +116,37 @@ def faiss_scalar(kind: str, sample: Floats, chunks: Iterable[Floats]) -> Peer:
     for chunk in chunks:
         index.add(chunk)
     return Peer(f"faiss {kind}", lambda queries, k: index.search(queries, k)[1])
+
+
+def faiss_encoder(kind: str, sample: Floats) -> Peer:
+    """``sa_encode`` of an index of faiss's factory, trained on `sample`; for ``{dim}`` stands the dimension."""
+    faiss = load("faiss")
+    spec = kind.format(dim=sample.shape[1])
+    index = faiss.index_factory(sample.shape[1], spec, faiss.METRIC_INNER_PRODUCT)
+    index.train(sample)
+    return Peer(f"faiss {spec}", lambda vectors, k: index.sa_encode(vectors))
+
+
+def faiss_pq_trainer(m: int) -> Peer:
+    """``ProductQuantizer.train`` of 8 bits, which uses all rows up to 65,536. Its ``search`` returns the quantizer."""
+    faiss = load("faiss")
+
+    def train(vectors: Floats, k: int) -> Any:
+        quantizer = faiss.ProductQuantizer(vectors.shape[1], m, 8)
+        quantizer.train(vectors)
+        return quantizer
+
+    return Peer("faiss ProductQuantizer", train)
+
+
+def rabitqlib_encoder(bits: int, sample: Floats) -> Peer:
+    """RaBitQLib encodes where it builds: rotation, codes and factors of all vectors, in one cluster."""
+
+    def encode(vectors: Floats, k: int) -> Any:
+        return rabitqlib_flat(bits, vectors)
+
+    load("rabitqlib")
+    return Peer(f"rabitqlib IVF1, {bits} bits", encode)
 
 
 def turbovec_flat(bits: int, dim: int, chunks: Iterable[Floats]) -> Peer:

@@ -2,6 +2,7 @@
 
 import itertools
 import json
+import os
 import sys
 from functools import partial
 
@@ -11,6 +12,7 @@ from click.testing import CliRunner
 
 from ragq.checks import normalized
 from ragq.cli import bench as command
+from ragq.compressors import TQ
 from ragq.errors import MissingExtraError
 from ragq.eval import bench, bench_data, bench_suites, peers
 from ragq.eval.bench import Bench, Contender
@@ -61,6 +63,24 @@ def test_suites_that_compare_ragq_with_itself_name_the_baseline(small, monkeypat
         suite: {row.peer for row in bench_suites.run(small, [suite])} for suite in ("threads", "filter", "scale")
     }
     assert peers_of == {"threads": {"ragq, 1 thread"}, "filter": {"ragq, no filter"}, "scale": {"ragq, 200 rows"}}
+
+
+def test_codecs_are_timed_on_one_processor_per_vector(small, monkeypatch):
+    allowed, seen = os.sched_getaffinity(0), set()
+    encode = TQ.encode
+    monkeypatch.setattr(TQ, "encode", lambda *a: [seen.add(len(os.sched_getaffinity(0))), encode(*a)][1])
+    rows = {(row.case.split(",")[0], row.peer): row for row in bench_suites.run(small, ["encode", "train"])}
+    assert set(rows) == {
+        ("TQ4", "faiss RR384,SQtqmse4"),
+        ("RBQ4", "faiss RR384,RaBitQ4"),
+        ("RBQ4", "rabitqlib IVF1, 4 bits"),
+        ("SAQ4", None),
+        ("PQ48x8", "faiss ProductQuantizer"),
+    }
+    assert seen == {1} and os.sched_getaffinity(0) == allowed
+    row = rows["PQ48x8", "faiss ProductQuantizer"]
+    errors = [float(part) for part in row.case.split()[-3::2]]
+    assert errors[0] < 1.01 * errors[1] and row.rows == 600 and 1e2 < row.ours_ns < 1e7
 
 
 def test_processor_time_is_counted_where_asked_for_but_not_of_threads(small):
