@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, replace
+from functools import cache
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
@@ -34,8 +36,10 @@ if TYPE_CHECKING:
 __all__ = ["KINDS", "Structured", "arguments", "renew", "restructure"]
 
 KINDS = ("auto", "ivf", "hnsw", "sm2graph", "none")
-TUNING_QUERIES = 1024  # with fewer, an index built again of the same rows is tuned to another effort by chance
-FINEST_STEP = 64  # the part of the effort in which it is tuned
+# with fewer, an index built again of nearly the same codes is tuned to another effort by chance
+TUNING_QUERIES = {"ivf": 1024, "hnsw": 4096, "sm2graph": 4096}
+FEW_QUERIES = 512  # with which a graph is tuned roughly
+ROUGH_STEP = 16  # the part of the effort in which it is
 MOST_NEIGHBOURS = 256
 NEIGHBOUR_ROWS = 512  # rows whose neighbours are looked for at once
 TUNING_K = 10
@@ -53,7 +57,8 @@ class Structured:
     reason : str
         Why, when it was chosen by ``auto``, or that a graph is not walked; else empty.
     parameters : dict
-        JSON values; ``recall`` is what the tuned search reached on the held-out queries.
+        JSON values; ``recall`` is what the tuned search reached on the held-out queries (a graph's lies between two
+        that were measured).
     """
 
     kind: str
@@ -100,7 +105,7 @@ def restructure(
     with Snapshot(index.path) as snapshot:
         builder = Builder(snapshot, index, transaction.prefix, seed, progress)
         described = builder.build(kind, nlist)
-        tuned = builder.tune(described, builder.held_out() if given is None else given, recall)
+        tuned = builder.tune(described, given, recall)
         asked_for = {"asked": {"kind": asked, "nlist": nlist, "recall": recall, "neighbours": neighbours, "seed": seed}}
         described = replace(described, parameters=described.parameters | tuned | asked_for)
         if tuned.get("ef_search", 0) > builder.source.rows // graph.SCAN_SHARE:
@@ -181,18 +186,19 @@ class Builder:
             described, files=described.files | {"neighbours": file}, parameters=described.parameters | {"neighbours": k}
         )
 
-    def held_out(self) -> Floats:
+    def held_out(self, n: int) -> Floats:
         """Return made-up queries: each between two decoded rows, nearer to the first."""
-        x = self.source.sample(TUNING_QUERIES, self.seed + 1)
+        x = self.source.sample(n, self.seed + 1)
         x += MIXED * np.roll(x, 1, axis=0)
         x /= 1 + MIXED
         return x
 
-    def tune(self, described: StructureEntry, queries: Floats, recall: float) -> dict[str, Any]:
+    def tune(self, described: StructureEntry, given: Floats | None, recall: float) -> dict[str, Any]:
         """Return the least effort with which the best rows by the codes are found, and the recall that it gives."""
         if described.kind == "flat":
             return {}
-        queries = queries[:TUNING_QUERIES]
+        n = TUNING_QUERIES[described.kind]
+        queries = self.held_out(n) if given is None else given[:n]
         if self.normalize:
             queries = normalized(queries)
         coverage = Coverage(self.snapshot, described)
@@ -207,8 +213,8 @@ class Builder:
         else:
             allowed = coverage.allowed(self.masks)
 
-            def search(ef: int) -> NDArray[np.float32]:
-                return structure.search(prepared, TUNING_K, allowed, Probe(ef_search=ef), None)[0]
+            def search(ef: int, which: NDArray[np.int64]) -> NDArray[np.float32]:
+                return structure.search(prepared.part(which), TUNING_K, allowed, Probe(ef_search=ef), None)[0]
 
             ef, reached = tune_ef(search, scores, max(1, self.source.rows // graph.SCAN_SHARE), recall)
             found = {"ef_search": ef, "recall": round(reached, 4)}
@@ -236,32 +242,48 @@ def tune_nprobe(ivf: IVF, queries: Floats, truth: NDArray[np.int64], recall: flo
 
 
 def tune_ef(
-    search: Callable[[int], NDArray[np.float32]], truth: NDArray[np.float32], most: int, recall: float
+    search: Callable[[int, NDArray[np.int64]], NDArray[np.float32]],
+    truth: NDArray[np.float32],
+    most: int,
+    recall: float,
 ) -> tuple[int, float]:
-    """Return few candidates with which a search finds the share `recall` of the best scores: doubled, then halved back.
+    """Return the fewest candidates with which a search finds the share `recall` of the best scores, and what it finds.
+
+    A part of the queries tells roughly how many, all of them where `recall` lies between two near numbers.
 
     Parameters
     ----------
     search : callable
-        ``search(ef) -> scores`` of shape (n_queries, k).
+        ``search(ef, which) -> scores`` of the queries `which`, of shape (len(which), k).
     truth : ndarray of float32, shape (n_queries, k)
         The best scores by the scan, padded with -inf.
     most : int
-        Candidates from which a search is a scan.
+        Candidates beyond which a search is a scan.
     recall : float
     """
     real = truth > -np.inf
+    few = max(1, len(truth) // FEW_QUERIES)
 
-    def reached(ef: int) -> float:
-        return float((search(ef) >= truth - 1e-6)[real].mean()) if real.any() else 1.0
+    @cache
+    def reached(ef: int, every: int = 1) -> float:
+        if ef > most or not real.any():
+            return 1.0
+        which = np.arange(0, len(truth), every)
+        return float((search(ef, which) >= truth[which] - 1e-6)[real[which]].mean())
 
-    ef, step = 16, 0
-    found = reached(ef)
-    while found < recall and ef <= most:
-        ef, step = 2 * ef, ef
-        found = reached(ef)
-    while found >= recall and (step := step // 2) >= max(1, ef // FINEST_STEP):
-        less = reached(ef - step)
-        if less >= recall:
-            ef, found = ef - step, less
-    return ef, found
+    low, high = 0, min(16, most + 1)
+    while reached(high, few) < recall:
+        low, high = high, min(2 * high, most + 1)
+    while high - low > max(1, high // ROUGH_STEP):
+        middle = (low + high) // 2
+        low, high = (low, middle) if reached(middle, few) >= recall else (middle, high)
+    step = high - low
+    while reached(high) < recall:
+        low, high = high, min(high + step, most + 1)
+    while low > 0 and reached(low) >= recall:
+        low, high = max(0, low - step), low
+    if low == 0 or high > most:
+        return high, reached(high)
+    less, found = reached(low), reached(high)
+    part = math.ceil((high - low) * (recall - less) / (found - less))
+    return low + part, less + (found - less) * part / (high - low)

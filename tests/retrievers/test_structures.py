@@ -18,6 +18,7 @@ from ragq.compressors.codebooks import kmeans
 from ragq.compressors.sm2 import SM2
 from ragq.errors import CorruptIndexError, IncompatibleIndexError, InvalidArgumentError
 from ragq.manifest import MANIFEST, Manifest
+from ragq.pipelines.restructure import tune_ef
 from ragq.retrievers.structures import _graph, graph, ivf, sm2graph
 from ragq.retrievers.structures.auto import choose
 from tests.indexes import expected_files, on_disk, small_shards
@@ -114,6 +115,24 @@ def test_the_tuned_search_reaches_its_recall_with_a_part_of_the_rows(index: ragq
     assert parameters["recall"] >= 0.95
     assert recall(index) >= 0.9
     assert parameters.get("nprobe", 0) < parameters.get("nlist", 1)
+
+
+@pytest.mark.parametrize("recall", [0.5, 0.95, 0.99])
+def test_a_graph_is_tuned_to_the_fewest_candidates_without_searching_far(recall: float) -> None:
+    needed = np.random.default_rng(0).lognormal(4, 1, (4096, 10))  # candidates with which each best row is found
+    fewest, spent = np.quantile(needed, recall), []
+
+    def search(ef: int, which: np.ndarray) -> np.ndarray:
+        spent.append(ef * len(which) / 4096)
+        return np.where(needed[which] <= ef, 0, -1).astype(np.float32)
+
+    ef, found = tune_ef(search, np.zeros((4096, 10), np.float32), 10_000, recall)
+    assert ef == pytest.approx(fewest, rel=0.01, abs=1)
+    assert recall <= found == pytest.approx((needed <= ef).mean(), abs=0.001)
+    assert sum(spent) < 6 * fewest
+    for most in (1, 15, int(fewest) - 1):
+        assert tune_ef(search, np.zeros((4096, 10), np.float32), most, recall) == (most + 1, 1)
+    assert tune_ef(search, np.full((4096, 10), -np.inf, np.float32), 100, recall)[1] == 1
 
 
 def test_documents_added_later_are_found_and_replaced_ones_are_not(index: ragq.Index) -> None:
@@ -307,7 +326,7 @@ def test_a_graph_on_signs_refuses_what_signs_do_not_tell_apart(tmp_path: Path) -
 def test_a_graph_that_is_not_walked_says_so(built: dict[str, Path], tmp_path: Path) -> None:
     with ragq.open(shutil.copytree(built["none"], tmp_path / "s.ragq"), mode="w") as index:
         assert index.restructure("hnsw").reason == ""
-        with mock.patch.object(graph, "SCAN_SHARE", N):
+        with mock.patch.object(graph, "SCAN_SHARE", N // 12):
             assert "a scan is as fast" in index.restructure("hnsw").reason
 
 
