@@ -20,7 +20,11 @@ def unpack_mask(mask: NDArray[np.uint8], n: int) -> NDArray[np.bool_]:
 
 def live_rows(mask: NDArray[np.uint8] | None, n: int) -> int:
     """Count the rows that a bitset lets through; `None` lets all `n` through."""
-    return n if mask is None else int(unpack_mask(mask, n).sum())
+    if mask is None:
+        return n
+    whole, rest = divmod(n, 8)
+    count = int(np.bitwise_count(mask[:whole]).sum())
+    return count + (int(mask[whole]) & (1 << rest) - 1).bit_count() if rest else count
 
 
 def topk(

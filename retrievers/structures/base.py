@@ -19,7 +19,7 @@ from ragq.compressors.refine import Refined
 from ragq.compressors.scorers import LinearScorer, Scorer
 from ragq.errors import CorruptIndexError, InvalidArgumentError
 from ragq.manifest import FileEntry, StructureEntry
-from ragq.select import pack_mask, unpack_mask
+from ragq.select import live_rows, pack_mask, unpack_mask
 from ragq.shards import Shard, entry, verify_file
 from ragq.snapshot import Snapshot
 from ragq.storage import durable_write
@@ -104,21 +104,6 @@ class Prepared:
         return self.compressor.scorer(self.queries[i : i + 1], self.metric)
 
 
-class Allowed:
-    """Which rows of a structure may be returned.
-
-    Attributes
-    ----------
-    rows : ndarray of bool, shape (n,)
-    count : int
-        How many.
-    """
-
-    def __init__(self, rows: NDArray[np.bool_]) -> None:
-        self.rows, self.count = rows, int(rows.sum())
-        self.bits: NDArray[np.uint8] | None = None  # the same in the order of an inverted file, which fills it in
-
-
 class Coverage:
     """The rows of a structure: those of some shards of a snapshot, one after the other.
 
@@ -157,12 +142,7 @@ class Coverage:
 
     def allowed(self, masks: Masks) -> Allowed:
         """Return what the masks of the snapshot's shards let through."""
-        rows = np.zeros(self.rows, bool)
-        for i, start, size in zip(self.shards, self.starts, self.sizes, strict=False):
-            if i is not None:
-                mask = masks[i]
-                rows[start : start + size] = True if mask is None else unpack_mask(mask, size)
-        return Allowed(rows)
+        return Allowed(self, masks)
 
     def current(self, rows: NDArray[np.int64]) -> NDArray[np.int64]:
         """Return the numbers that rows of the structure have in the snapshot; -1 stays."""
@@ -188,6 +168,35 @@ class Coverage:
             if i is not None:
                 picked[i][rows[owner == place] - self.starts[place]] = True
         return [pack_mask(mask) for mask in picked]
+
+
+class Allowed:
+    """Which rows of a structure may be returned; those of a filter that leads to a scan are only counted.
+
+    Attributes
+    ----------
+    count : int
+        How many.
+    bits : ndarray of uint8 or None
+        The rows as a bitset in the order of an inverted file, which fills it in.
+    """
+
+    def __init__(self, coverage: Coverage, masks: Masks) -> None:
+        self._coverage, self._masks = coverage, masks
+        sizes = zip(coverage.shards, coverage.sizes, strict=False)
+        self.count = sum(live_rows(masks[i], size) for i, size in sizes if i is not None)
+        self.bits: NDArray[np.uint8] | None = None
+
+    @cached_property
+    def rows(self) -> NDArray[np.bool_]:
+        """Whether each row of the structure may be returned, (n,)."""
+        coverage = self._coverage
+        rows = np.zeros(coverage.rows, bool)
+        for i, start, size in zip(coverage.shards, coverage.starts, coverage.sizes, strict=False):
+            if i is not None:
+                mask = self._masks[i]
+                rows[start : start + size] = True if mask is None else unpack_mask(mask, size)
+        return rows
 
 
 class Structure(ABC):

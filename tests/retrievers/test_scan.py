@@ -9,7 +9,7 @@ from ragq.compressors.scorers import DenseScorer
 from ragq.errors import InvalidArgumentError
 from ragq.layouts import Block, Layout
 from ragq.retrievers.scan import scan
-from ragq.select import pack_mask
+from ragq.select import live_rows, pack_mask
 
 DIM = 24
 LAYOUT = Layout("rows", DIM)
@@ -49,6 +49,16 @@ def test_k_rows_come_back_whenever_k_rows_qualify():
     assert (rows >= 0).all()
     _, rows = scan(scorer(rng), blocks, 5, [pack_mask(np.zeros(500, bool)), pack_mask(live)])
     assert (np.sort(rows, axis=1) == [-1, -1, 503, 577, 999]).all()
+
+
+@pytest.mark.parametrize("n", [0, 1, 7, 8, 9, 64, 1001])
+def test_rows_are_counted_without_what_lies_behind_the_last(n):
+    rows = np.random.default_rng(n).random(n) < 0.5
+    mask = pack_mask(rows)
+    assert live_rows(mask, n) == rows.sum() and live_rows(None, n) == n
+    if n % 8:
+        mask[-1] |= 0xFF << n % 8 & 0xFF
+        assert live_rows(mask, n) == rows.sum()
 
 
 def test_nothing_to_scan():
