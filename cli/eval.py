@@ -168,5 +168,9 @@ def show(report: Report, budgets: list[int]) -> None:
         click.echo(f"Picked for {where}: {spec}")
     for budget in budgets:
         best = report.best(budget)
-        found = "nothing fits" if best is None else f"{best['spec']} ({report.measure} {best[report.measure]:.4f})"
+        if best is not None:
+            found = f"{best['spec']} ({report.measure} {best[report.measure]:.4f})"
+        else:
+            fits = any(row["code_bytes"] <= budget for row in report.rows)
+            found = "only what is heavy (▲) fits" if fits else "nothing fits"
         click.echo(f"Best within {budget} B: {found}")

@@ -41,6 +41,12 @@ def test_the_report_is_written_and_a_second_run_measures_nothing_again(tiny: Pat
     assert "Best within 16 B: FP8" in first.output
 
 
+def test_no_best_within_a_budget_says_why(tiny: Path) -> None:
+    done = call(tiny, "--embeddings", "tiny", "--codec", "QJL400", "--budget", "60,2")
+    assert "Best within 60 B: only what is heavy (▲) fits" in done.output  # its projection outweighs the documents
+    assert "Best within 2 B: nothing fits" in done.output
+
+
 def test_a_failed_spec_is_reported_and_the_exit_code_says_so(tiny: Path) -> None:
     done = call(tiny, "--embeddings", "tiny", "--codec", "NOPE", "--codec", "FP8")
     assert done.exit_code == 1
