@@ -238,9 +238,13 @@ class Compressor(Stage):
         Bytes a vector adds, side floats included.
     tolerance : float
         Largest difference between `Scorer.score` and the decoded inner product, relative to ``|q| |x|``.
+    rows_at_once : int
+        Rows that `encode` takes through all its steps before the next ones, so that what lies between the steps stays
+        in the caches; 0 for all.
     """
 
     tolerance: ClassVar[float] = 1e-5
+    rows_at_once: ClassVar[int] = 0
 
     @property
     @abstractmethod
@@ -273,7 +277,10 @@ class Compressor(Stage):
         -------
         ndarray of uint8, shape (n, code_size)
         """
-        codes = self._encode(check_embeddings(x, self.dim))
+        floats = check_embeddings(x, self.dim)
+        rows = self.rows_at_once or max(len(floats), 1)
+        parts = [self._encode(floats[i : i + rows]) for i in range(0, max(len(floats), 1), rows)]
+        codes = parts[0] if len(parts) == 1 else np.concatenate(parts)
         assert codes.dtype == np.uint8 and codes.shape[1:] == (self.code_size,)
         return codes
 

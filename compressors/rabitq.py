@@ -65,6 +65,7 @@ class RBQ(RandomRotation, Quantizer):
     examples = ("RBQ4", "RBQ1", "RBQ9", "RBQ2(bound)", "RBQ3(dense)")
     menu = ("RBQ1", "RBQ2", "RBQ4")
     learned = ("mean_",)
+    rows_at_once = 2048
     tolerance = 1e-4  # of a row near zero, where the mean and the decoded residual cancel
 
     mean_: Floats  # (dim,)

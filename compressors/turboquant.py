@@ -64,6 +64,7 @@ class TQ(RandomRotation, Quantizer):
     examples = ("TQ4", "TQ1", "TQ8", "TQ2(correction=false)", "TQ3(dense)")
     menu = ("TQ1", "TQ2", "TQ4")
     learned = ("levels_",)
+    rows_at_once = 2048
 
     levels_: Floats  # (2**bits,), in units of 1 / sqrt(dim)
 

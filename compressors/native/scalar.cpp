@@ -1,5 +1,6 @@
 #include "scalar.hpp"
 
+#include <algorithm>
 #include <cstring>
 #include <memory>
 #include <new>
@@ -45,6 +46,11 @@ void encode_planes(PlanesSpec spec, const float* z, std::size_t n, int threads, 
   for (std::size_t i = 0; !spec.uniform && i + 3 < edges.size(); ++i)
     edges[i] = 0.5f * (spec.levels[i] + spec.levels[i + 1]);
   spec.edges = edges.data();
+  std::vector<float> ratios;  // whole groups of scales: the last repeated
+  for (std::size_t t = 0; t < spec.n_scales || t % kScalesAtOnce != 0; ++t)
+    for (std::size_t j = 0; j < spec.dim; ++j)
+      ratios.push_back(spec.scales[std::min(t, spec.n_scales - 1)] / spec.step[j]);
+  spec.ratios = ratios.data();
   by_lanes(n, spec.dim, threads, [&](std::size_t i, std::size_t rows, float* scratch) {
     kernels().planes(spec, z + i * spec.dim, rows, codes + i * spec.width, factor + i, scratch);
   });

@@ -8,6 +8,7 @@
 namespace ragq {
 
 constexpr int kMaxBits = 16;
+constexpr std::size_t kScalesAtOnce = 4;
 
 // A randomised Hadamard rotation: each round permutes, flips signs, and applies the orthonormal Walsh-Hadamard
 // transform to the power-of-two blocks that make up the dimension, largest first.
@@ -35,6 +36,7 @@ struct PlanesSpec {
   int rounds;                   // of code adjustment
   std::size_t width;            // bytes of a row's planes, and of its words when coded
   const float* edges;           // where the nearest level changes, filled in by encode_planes; tables as in `levels`
+  const float* ratios;          // (n_scales, dim) scales over steps, filled in by encode_planes
 };
 
 // The extended Hamming code: word `m` has the bits of `m` in its first four places. With the last bits of 8 codes held to

@@ -96,18 +96,24 @@ inline Vec value(const PlanesSpec& spec, int bits, Int code) {
 Vec best_scale(const PlanesSpec& spec, const Vec* z, Vec unit) {
   Vec best = Vec{} + spec.scales[0], best_cosine = Vec{} - 1.0f;
   if (spec.n_scales == 1) return best;
-  for (std::size_t t = 0; t < spec.n_scales; ++t) {
-    Vec dot{}, square{};
+  for (std::size_t t = 0; t < spec.n_scales; t += kScalesAtOnce) {
+    Vec dot[kScalesAtOnce] = {}, square[kScalesAtOnce] = {};
     for (std::size_t j = 0; j < spec.dim; ++j) {
-      const Vec v = z[j] * unit * (spec.scales[t] / spec.step[j]);
-      const Vec q = value(spec, spec.bits[j], nearest(spec, spec.bits[j], v));
-      dot += v * q;
-      square += q * q;
+      const int bits = spec.bits[j];
+      const Vec x = z[j] * unit;
+      for (std::size_t i = 0; i < kScalesAtOnce; ++i) {
+        const Vec v = x * spec.ratios[(t + i) * spec.dim + j];
+        const Vec q = value(spec, bits, nearest(spec, bits, v));
+        dot[i] += v * q;
+        square[i] += q * q;
+      }
     }
-    const float s = spec.scales[t] * spec.scales[t];
-    const Vec cosine = dot * dot / (square * s + 1e-30f);
-    best = select(cosine > best_cosine, Vec{} + spec.scales[t], best);
-    best_cosine = select(cosine > best_cosine, cosine, best_cosine);
+    for (std::size_t i = 0; i < kScalesAtOnce && t + i < spec.n_scales; ++i) {
+      const float scale = spec.scales[t + i];
+      const Vec cosine = dot[i] * dot[i] / (square[i] * (scale * scale) + 1e-30f);
+      best = select(cosine > best_cosine, Vec{} + scale, best);
+      best_cosine = select(cosine > best_cosine, cosine, best_cosine);
+    }
   }
   return best;
 }

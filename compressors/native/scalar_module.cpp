@@ -43,7 +43,7 @@ static std::pair<Array<std::uint8_t, 2>, Array<float, 1>> encode_planes(
   auto codes = make_array<std::uint8_t, 2>({z.shape(0), width});
   auto factor = make_array<float, 1>({z.shape(0)});
   const ragq::PlanesSpec spec{dim,           bits.data(),     step.data(),  levels.data(), uniform, coded, normalise,
-                              scales.data(), scales.shape(0), along.data(), noise.data(),  rounds,  width, nullptr};
+                              scales.data(), scales.shape(0), along.data(), noise.data(),  rounds,  width, nullptr, nullptr};
   {
     nb::gil_scoped_release release;
     ragq::encode_planes(spec, z.data(), z.shape(0), threads, codes.data(), factor.data());

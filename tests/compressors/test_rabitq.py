@@ -72,3 +72,13 @@ def test_more_bits_are_better_down_to_the_shannon_bound() -> None:
     assert (np.diff(errors) < 0).all()
     assert (ratios > 1).all()
     assert (ratios[:6] < 4).all()
+
+
+@pytest.mark.parametrize("spec", ["RBQ4", "TQ4"])
+def test_rows_are_encoded_alike_however_many_at_once(spec: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    codec = from_spec(spec).fit(documents())
+    whole = codec.encode(documents())
+    for rows in (0, 1, 7):
+        monkeypatch.setattr(type(codec), "rows_at_once", rows)
+        np.testing.assert_array_equal(codec.encode(documents()[:50]), whole[:50])
+        assert codec.encode(documents()[:0]).shape == (0, codec.code_size)
