@@ -10,12 +10,12 @@
 #include <string>
 #include <vector>
 
-#include "dense.h"
 #include "dispatch.h"
 #include "hamming.h"
 #include "lists.h"
 #include "lut.h"
 #include "maxsim.h"
+#include "planes.h"
 
 using namespace ragq;
 
@@ -193,6 +193,34 @@ void dense_and_maxsim(Case& c) {
     }
 }
 
+// Rows of bits, the last of which are not a whole vector, and up to 7 of them: more weights than fit a 16-bit sum.
+void weights(Case& c) {
+    const int n = 1 + static_cast<int>(generator() % 7);
+    std::vector<std::vector<uint8_t>> rows;
+    std::vector<int8_t> weights;
+    const uint8_t* at[7];
+    int64_t widths[7];
+    int32_t expected = 0;
+    for (int b = 0; b < n; ++b) {
+        widths[b] = b ? generator() % (2 * c.dim) : 2 * c.dim;
+        rows.push_back(bytes(widths[b]));
+        if (b % 2) std::fill(rows[b].begin(), rows[b].end(), uint8_t{255});
+        const auto mine = bytes((widths[b] + 7) / 8 * 64);
+        for (size_t i = 0; i < mine.size(); ++i) {
+            const int weight = b % 2 ? 127 : std::max(-127, mine[i] - 128);
+            weights.push_back(static_cast<int8_t>(weight));
+            if (i < 8 * rows[b].size() && (rows[b][i / 8] >> (i % 8) & 1)) expected += weight;
+        }
+        at[b] = rows[b].data();
+    }
+    for (const std::string& set : available_sets()) {
+        const int32_t got = loops_of(set).weigh_bits(at, widths, n, weights.data());
+        if (got == expected) continue;
+        std::printf("weigh_bits %s: dim %d, %d rows: %d instead of %d\n", set.c_str(), int(c.dim), n, got, expected);
+        ++failures;
+    }
+}
+
 void bits(Case& c) {
     const int64_t width = (c.dim + 7) / 8;
     const auto queries = floats(c.queries * c.dim), levels = floats(256), weight = floats(c.queries);
@@ -228,6 +256,7 @@ int main(int argc, char** argv) {
         dense_and_maxsim(c);
         chosen_codewords(c);
         bits(c);
+        weights(c);
     }
     std::printf("%d cases, sets:", cases);
     for (const std::string& set : available_sets()) std::printf(" %s", set.c_str());

@@ -53,8 +53,7 @@ struct Line {
     double slope, offset, deviation;
 };
 
-Line fit(const std::vector<float>& x, const std::vector<float>& y) {
-    const int64_t n = static_cast<int64_t>(x.size());
+Line fit(const float* x, const float* y, int64_t n) {
     double mean_x = 0, mean_y = 0, covariance = 0, variance = 0, rest = 0;
     for (int64_t i = 0; i < n; ++i) mean_x += x[i] / static_cast<double>(n), mean_y += y[i] / static_cast<double>(n);
     for (int64_t i = 0; i < n; ++i) {
@@ -139,39 +138,43 @@ Bound round_plane(const float* weight, int64_t dim, int64_t group) {
     return bound;
 }
 
-void measure_bounds(const Loops& loops, const LutCodes& codes, const Rows& rows, Rescorer& rescorer, double margin,
-                    std::vector<Bound>& bounds) {
+Sample take_sample(const Loops& loops, const LutCodes& codes, const Rows& rows, Rescorer& rescorer,
+                   const std::vector<Bound>& bounds) {
     const int64_t first = rows.start / 32, stop = rows.stop / 32, n_queries = static_cast<int64_t>(bounds.size());
     const int64_t n_blocks = std::min(kSampleBlocks, stop - first), n = n_blocks * (32 / kSampleStride);
-    std::vector<int64_t> sample;
-    std::vector<float> raw(n * n_queries), mine(n), sum;
-    Lines scratch(codes.low ? 2 * 64 * codes.pairs : 0);
+    Sample sample;
     for (int64_t i = 0; i < n_blocks; ++i)
-        for (int64_t r = 0; r < 32; r += kSampleStride) sample.push_back(32 * (first + (stop - first) * i / n_blocks) + r);
-    rescorer.raw_all(n_queries, sample.data(), n, raw.data());
-    for (int64_t query = 0; query < n_queries; ++query) {
-        Bound& bound = bounds[query];
-        sum.clear();
+        for (int64_t r = 0; r < 32; r += kSampleStride)
+            sample.rows.push_back(32 * (first + (stop - first) * i / n_blocks) + r);
+    sample.raw.resize(n * n_queries);
+    rescorer.raw_all(n_queries, sample.rows.data(), n, sample.raw.data());
+    for (int64_t query = 0; query < n_queries; ++query)
         for (int64_t i = 0; i < n_blocks; ++i) {
             uint32_t hits;
             uint16_t sums[32];
             LutQuery q = {};
-            q.tables = bound.tables.data(), q.hits = &hits, q.sums = sums;
-            const int64_t at = sample[i * 32 / kSampleStride] * codes.pairs;
-            const LutRun run = {codes.high + at, codes.low ? codes.low + at : nullptr, codes.pairs, 1, nullptr, nullptr,
-                                codes.group, scratch.data()};
-            (codes.low ? loops.lut8 : codes.group ? loops.plane : loops.lut4)(run, &q, 1);
-            for (int64_t r = 0; r < 32; r += kSampleStride) sum.push_back(sums[r]);
+            q.tables = bounds[query].tables.data(), q.hits = &hits, q.sums = sums;
+            const LutRun run = {codes.high + sample.rows[i * 32 / kSampleStride] * codes.pairs, nullptr, codes.pairs, 1,
+                                nullptr, nullptr, codes.group, nullptr};
+            (codes.group ? loops.plane : loops.lut4)(run, &q, 1);
+            for (int64_t r = 0; r < 32; r += kSampleStride) sample.sums.push_back(sums[r]);
         }
-        std::copy_n(raw.data() + query * n, n, mine.data());
-        const Line line = fit(mine, sum);
-        bound.step = 1 / line.slope;
-        bound.base = -line.offset / line.slope;
-        bound.slack = margin * line.deviation / line.slope;
-        if (!(line.slope > 0) || !std::isfinite(bound.slack)) {  // the sample says nothing: rule no row out
-            bound.step = 1, bound.base = 0, bound.slack = std::numeric_limits<double>::infinity();
-        }
-    }
+    return sample;
+}
+
+Estimate fit_estimate(const float* raw, const float* sums, int64_t n, double margin) {
+    const Line line = fit(raw, sums, n);
+    const double slack = margin * line.deviation / line.slope;
+    if (!(line.slope > 0) || !std::isfinite(slack))  // the sample says nothing: rule no row out
+        return {0, 1, std::numeric_limits<double>::infinity()};
+    return {-line.offset / line.slope, 1 / line.slope, slack};
+}
+
+void measure_bounds(const Sample& sample, double margin, std::vector<Bound>& bounds) {
+    const int64_t n = static_cast<int64_t>(sample.rows.size());
+    for (size_t query = 0; query < bounds.size(); ++query)
+        static_cast<Estimate&>(bounds[query]) =
+            fit_estimate(sample.raw.data() + query * n, sample.sums.data() + query * n, n, margin);
 }
 
 }  // namespace ragq

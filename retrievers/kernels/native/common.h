@@ -4,6 +4,7 @@
 #include <cstdint>
 #include <functional>
 #include <limits>
+#include <optional>
 #include <vector>
 
 #include "loops.h"
@@ -13,6 +14,13 @@ namespace ragq {
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
 float half_to_float(uint16_t half);
+
+// Ask for the cache line of `p`. GCC takes a function that does nothing else for one without effects and leaves its
+// calls out; the empty assembly keeps them.
+inline void prefetch(const void* p) {
+    __builtin_prefetch(p);
+    asm volatile("");
+}
 
 // Rows [start, stop) of a column of `rows` rows, less those whose bit in the little-endian bitset is 0.
 struct Rows {
@@ -88,11 +96,17 @@ void share_queries(const Request& request, const std::function<void(const Reques
 class Rescorer {
   public:
     virtual ~Rescorer() = default;
+    // Candidates that are worth scoring at once. Their bytes are asked for when they are found, and arrive meanwhile.
+    virtual size_t together() const { return 32; }
+    virtual void fetch(int64_t) {}
     virtual void raw(int64_t query, const int64_t* rows, int64_t n, float* out) = 0;
     // The same for all queries: (n_queries, n).
     virtual void raw_all(int64_t n_queries, const int64_t* rows, int64_t n, float* out) {
         for (int64_t query = 0; query < n_queries; ++query) raw(query, rows, n, out + query * n);
     }
+    // Estimate raw scores more closely than the sums of the first pass do, and return how much more they may be; none
+    // when there is nothing between the sums and the scores.
+    virtual std::optional<double> estimate(int64_t, const int64_t*, const uint16_t*, int64_t, float*) { return {}; }
 };
 
 }  // namespace ragq

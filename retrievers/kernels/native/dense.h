@@ -1,4 +1,4 @@
-// Scans of one number a dimension, stored as floats, halves, bytes or bit planes.
+// Scans of one number a dimension, stored as floats, halves or bytes.
 #pragma once
 
 #include "common.h"
@@ -13,38 +13,31 @@ struct DenseCodes {
     const float* queries;  // (n_queries, dim)
 };
 
-// Codes of up to `bits` bits as bit planes, most significant first: plane 0 in blocks of 32 rows, the others as rows.
-// The first `dims[b]` dimensions, which descend, have more than b bits, and plane b holds the next one of each. With
-// `words`, the last bit of every dimension is not in a plane: 8 dimensions share a nibble that names the Hamming word of
-// theirs, two nibbles a byte, rows; then plane b holds a bit for the first `dims[b + 1]` dimensions.
-struct PlaneCodes {
-    const uint8_t* planes[8];
-    int bits;
-    int64_t dims[8];
-    const float* levels;   // those of 1-bit codes, of 2-bit codes, ...: the table of n bits begins at 2^n - 2
-    const float* queries;  // (n_queries, dims[0])
-    const uint8_t* words = nullptr;
+// Queries padded with zeros, so that the loops read whole vectors, also those of a segment that ends early.
+struct Queries {
+    int64_t padded;
+    std::vector<float> floats;
 
-    int64_t dim() const { return dims[0]; }
-    int stored() const { return bits - (words != nullptr); }  // planes
-    int64_t covered(int plane) const { return dims[plane + (words != nullptr)]; }
-    int64_t width(int plane) const { return (covered(plane) + 7) / 8; }
-    // Bytes of an unpacked row: a code a dimension, and room for whole vectors.
-    int64_t stride() const { return (dim() + 63) / 64 * 64; }
-    // Write the codes of a row; the bits that a dimension lacks are zero.
-    void unpack(const Loops& loops, int64_t row, uint8_t* codes) const;
+    Queries(const float* queries, int64_t n, int64_t dim);
 };
 
-// Dimensions that have the same number of bits, and the level of each unpacked code.
+// Dimensions that have the same number of bits, and the level of each of their codes.
 struct Segment {
     int64_t first, stop;
     float levels[256];
 };
-std::vector<Segment> segments_of(const PlaneCodes& codes);
+
+// Add up the scores of segments of the dimensions, each with its own levels; none: the run as it is.
+void dense_segments(const Loops& loops, const DenseRun& run, const std::vector<Segment>& segments);
+
+// Where the codes of a chunk of rows are: in place, or unpacked into a buffer.
+using Fetch = std::function<const uint8_t*(int64_t first, int64_t rows)>;
+
+// Score all rows of a part, a chunk at a time.
+void scan_dense(const Request& request, const Rows& rows, const DenseRun& run, const Fetch& fetch,
+                const std::vector<Segment>& segments, TopK* best);
+constexpr int64_t kChunkRows = 128;
 
 void dense_topk(const Request& request, const DenseCodes& codes);
-
-// `margin` > 0: candidates come from the first plane alone, see `measure_bounds`.
-void planes_topk(const Request& request, const PlaneCodes& codes, double margin);
 
 }  // namespace ragq

@@ -50,6 +50,28 @@ inline void join_planes(const uint8_t* const* planes, int64_t width, int bits, u
     }
 }
 
+inline int32_t weigh_bits(const uint8_t* const* bits, const int64_t* widths, int n, const int8_t* weights) {
+    constexpr int64_t step = 4 * kPairs;
+    constexpr int most = 128;  // vectors whose sums of two weights add up in 16 bits
+    int left = most;
+    int32_t out = 0;
+    Bytes sum = zero();
+    for (int b = 0; b < n; ++b) {
+        for (int64_t at = 0; at < widths[b]; at += step) {
+            uint8_t last[step] = {};
+            const uint8_t* p = bits[b] + at;
+            if (at + step > widths[b]) {
+                for (int64_t i = 0; at + i < widths[b]; ++i) last[i] = p[i];
+                p = last;
+            }
+            sum = add16(sum, pair_sums(bit_bytes(p), weights + 8 * at));
+            if (--left == 0) out += total16(sum), sum = zero(), left = most;
+        }
+        weights += (widths[b] + 7) / 8 * 64;
+    }
+    return out + total16(sum);
+}
+
 // The even vectors of a row add up in one register and the odd ones in another, which halves the wait for a sum; rows
 // come one after the other, because the processor foresees one stream better than several. Bytes asked for ahead:
 constexpr int64_t kAhead = 3072;

@@ -312,7 +312,7 @@ class RowScan {
             at_.push_back(chosen_.columns[column] + (row - chosen_.starts[column]) * codes_.stride);
         }
         for (const uint8_t* row : at_)
-            for (int64_t byte = 0; byte < codes_.stride; byte += 64) __builtin_prefetch(row + byte);
+            for (int64_t byte = 0; byte < codes_.stride; byte += 64) prefetch(row + byte);
         for (size_t i = 0; i < at_.size(); ++i)
             std::memcpy(gathered_.data() + i * codes_.stride, at_[i], codes_.stride);
     }

@@ -76,6 +76,9 @@ struct Loops {
     void (*hamming)(const uint8_t* codes, int64_t width, int64_t rows, const HammingQuery*, int n_queries);
     void (*dense)(const DenseRun&);
     void (*join_planes)(const uint8_t* const* planes, int64_t width, int bits, uint8_t* codes);
+    // The sum of the weights of the bits that are set in `n` rows of bits, `widths` bytes each; 64 weights for each 8
+    // bytes of a row, also for the last ones.
+    int32_t (*weigh_bits)(const uint8_t* const* bits, const int64_t* widths, int n, const int8_t* weights);
 };
 
 extern const Loops loops_scalar;

@@ -8,10 +8,8 @@ namespace ragq {
 namespace {
 
 constexpr int64_t kTileBlocks = 16;
-// Rows of a query that wait for their scores: the best of many are scored first, and rule others out.
-constexpr int64_t kCandidates = 512;
 constexpr int64_t kFirst = 8;          // candidates beyond k that are scored before the others
-constexpr int64_t kBatch = 64;         // rows that are scored at once
+constexpr int64_t kBatch = 32;         // rows that are scored at once
 constexpr int kFewRows = 2;            // a batch scores so few live rows of a block faster than it scans the block
 
 // The threshold of `q` for a query whose k-th best score is `least`.
@@ -36,7 +34,7 @@ class Scan {
     Scan(const Loops& loops, const LutCodes& codes, bool eight, const std::vector<Bound>& bounds, Rescorer& rescorer,
          const Factors& factors, const Rows& rows, TopK* best)
         : codes_(codes), bounds_(bounds), rescorer_(rescorer), factors_(factors), rows_(rows), best_(best),
-          n_queries_(static_cast<int64_t>(bounds.size())), most_(kCandidates + 4 * best->k()), found_(n_queries_),
+          n_queries_(static_cast<int64_t>(bounds.size())), found_(n_queries_),
           few_rows_(n_queries_ < kMaxQueries ? 0 : kFewRows),
           loop_(eight ? loops.lut8 : codes.group ? loops.plane : loops.lut4),
           scratch_(eight ? (kTileBlocks + 1) * 64 * codes.pairs : 0) {}
@@ -51,7 +49,8 @@ class Scan {
 
   private:
     struct Candidate {
-        float bound;
+        float bound;  // the most that the row may score
+        uint16_t sum;
         int64_t row;
     };
 
@@ -91,26 +90,30 @@ class Scan {
                 set_threshold(q[i], bounds_[query + i], factors_, query + i, best_[query + i].threshold());
             }
             loop_(run, q, n);
-            for (int i = 0; i < n; ++i)
+            for (int i = 0; i < n; ++i) {
+                if (found_[query + i].size() >= rescorer_.together()) settle(query + i);
                 if (factors_.scale || q[i].threshold < 65536) collect(first, stop, query + i, q[i]);
+            }
         }
     }
 
     void collect(int64_t first, int64_t stop, int64_t query, const LutQuery& q) {
         std::vector<Candidate>& found = found_[query];
+        const Bound& bound = bounds_[query];
         for (int64_t i = 0; i < stop - first; ++i)
             for (uint32_t bits = q.hits[i] & live_[i]; bits; bits &= bits - 1) {
                 const int64_t r = __builtin_ctz(bits), row = 32 * (first + i) + r;
-                found.push_back({upper(query, row, q.sums[32 * i + r]), row});
+                const uint16_t sum = q.sums[32 * i + r];
+                const float most = upper(query, row, bound.base + bound.step * sum, bound.slack);
+                if (most < best_[query].threshold()) continue;
+                found.push_back({most, sum, row});
+                rescorer_.fetch(row);
             }
-        if (static_cast<int64_t>(found.size()) > most_) settle(query);
     }
 
-    // The most that a row may score.
-    float upper(int64_t query, int64_t row, uint16_t sum) const {
-        const Bound& bound = bounds_[query];
+    // The most that a row may score whose raw score is at most `slack` more than `raw`.
+    float upper(int64_t query, int64_t row, double raw, double slack) const {
         const double bias = factors_.bias[query];
-        double raw = bound.base + bound.step * sum, slack = bound.slack;
         if (factors_.scale) {
             const double scale = half_to_float(factors_.scale[row]);
             raw *= scale, slack *= std::abs(scale);
@@ -124,19 +127,55 @@ class Scan {
                                                              : std::numeric_limits<float>::infinity();
     }
 
-    // Score a query's candidates, the most promising ones first: they rule out most of the others.
+    // Score the candidates of a query; the most promising ones of many first, since they rule out most of the others.
     void settle(int64_t query) {
         std::vector<Candidate>& found = found_[query];
-        const int64_t n = static_cast<int64_t>(found.size()), ahead = std::min(n, best_[query].k() + kFirst);
-        const auto better = [](const Candidate& a, const Candidate& b) { return a.bound > b.bound; };
-        if (ahead < n) std::partial_sort(found.begin(), found.begin() + ahead, found.end(), better);
-        int64_t rows[kBatch], waiting = 0;
-        for (int64_t i = 0; i < n; ++i) {
-            if (!(found[i].bound < best_[query].threshold())) rows[waiting++] = found[i].row;
-            if (waiting == kBatch || i + 1 == ahead) score_rows(query, rows, waiting), waiting = 0;
+        const int64_t ahead = best_[query].k() + kFirst;
+        if (static_cast<int64_t>(found.size()) > 2 * ahead) {
+            std::nth_element(found.begin(), found.begin() + ahead, found.end(),
+                             [](const Candidate& a, const Candidate& b) { return a.bound > b.bound; });
+            score(query, found.begin(), found.begin() + ahead);
+            found.erase(found.begin(), found.begin() + ahead);
         }
-        score_rows(query, rows, waiting);
+        drop(query);
+        estimate(query);
+        score(query, found.begin(), found.end());
         found.clear();
+    }
+
+    // Leave out candidates that what was scored since has ruled out.
+    void drop(int64_t query) {
+        std::vector<Candidate>& found = found_[query];
+        const float floor = best_[query].threshold();
+        found.erase(std::remove_if(found.begin(), found.end(), [&](const Candidate& c) { return c.bound < floor; }),
+                    found.end());
+    }
+
+    // Bound candidates by the rescorer's estimates, where it has any.
+    void estimate(int64_t query) {
+        std::vector<Candidate>& found = found_[query];
+        for (size_t first = 0; first < found.size(); first += kBatch) {
+            int64_t rows[kBatch];
+            uint16_t sums[kBatch];
+            float raw[kBatch];
+            Candidate* mine = found.data() + first;
+            const int64_t n = std::min<int64_t>(kBatch, found.size() - first);
+            for (int64_t i = 0; i < n; ++i) rows[i] = mine[i].row, sums[i] = mine[i].sum;
+            const std::optional<double> slack = rescorer_.estimate(query, rows, sums, n, raw);
+            if (!slack) return;
+            for (int64_t i = 0; i < n; ++i)
+                mine[i].bound = std::min(mine[i].bound, upper(query, rows[i], raw[i], *slack));
+        }
+    }
+
+    void score(int64_t query, std::vector<Candidate>::const_iterator first,
+               std::vector<Candidate>::const_iterator stop) {
+        while (first < stop) {
+            int64_t rows[kBatch], n = 0;
+            for (; first < stop && n < kBatch; ++first)
+                if (!(first->bound < best_[query].threshold())) rows[n++] = first->row;
+            score_rows(query, rows, n);
+        }
     }
 
     void score_rows(int64_t query, const int64_t* rows, int64_t n) {
@@ -168,7 +207,7 @@ class Scan {
     const Factors& factors_;
     const Rows& rows_;
     TopK* best_;
-    int64_t n_queries_, most_;
+    int64_t n_queries_;
     std::vector<std::vector<Candidate>> found_;  // a query
     std::vector<int64_t> few_;                   // live rows of blocks that were not scanned
     int few_rows_;
@@ -221,13 +260,15 @@ static void sum_tables(const LutCodes& codes, const float* tables, const int64_t
 
 template <bool Eight>
 static void sum_all(const LutCodes& codes, const float* tables, const int64_t* rows, int64_t n, float* out) {
-    // A first pass over the high nibbles has left the low ones of a row, a byte in each 32, in memory.
-    for (int64_t r = 0; Eight && r < n; ++r)
-        for (int64_t at = 0; at < 32 * codes.pairs; at += 64)
-            __builtin_prefetch(codes.low + rows[r] / 32 * codes.pairs * 32 + at + rows[r] % 32);
     int64_t i = 0;
     for (; i + 4 <= n; i += 4) sum_tables<Eight, 4>(codes, tables, rows + i, out + i);
     for (; i < n; ++i) sum_tables<Eight, 1>(codes, tables, rows + i, out + i);
+}
+
+void LutRescorer::fetch(int64_t row) {
+    if (!codes_.low) return;  // the first pass has read the others
+    for (int64_t at = 0; at < 32 * codes_.pairs; at += 64)
+        prefetch(codes_.low + row / 32 * codes_.pairs * 32 + at + row % 32);
 }
 
 void LutRescorer::raw(int64_t query, const int64_t* rows, int64_t n, float* out) {
@@ -247,9 +288,9 @@ static void lut_part(const Request& request, const LutCodes& codes, double margi
         else
             bounds.push_back(round_tables(*request.loops, tables, codes.m, codes.entries()));
     }
-    if (codes.low && margin > 0) {
+    if (candidates) {
         LutRescorer rescorer(codes);
-        measure_bounds(*request.loops, candidates ? high : codes, request.rows, rescorer, margin, bounds);
+        measure_bounds(take_sample(*request.loops, high, request.rows, rescorer, bounds), margin, bounds);
     }
     scan_parts(request, [&](const Rows& rows, TopK* best) {
         LutRescorer rescorer(codes);

@@ -34,10 +34,14 @@ class Lines {
     std::vector<uint8_t> bytes_;
 };
 
-// A query's rounded tables: the raw score is base + step * sum of entries, at most `slack` more.
-struct Bound {
-    Lines tables;
+// A raw score is base + step * sum, at most `slack` more.
+struct Estimate {
     double base = 0, step = 1, slack = 0;
+};
+
+// A query's rounded tables, and what the sum of their entries says of the raw score.
+struct Bound : Estimate {
+    Lines tables;
 };
 
 // Tables of 16 or 256 entries rounded down to 0 .. 63.
@@ -51,22 +55,35 @@ Bound round_plane(const float* weight, int64_t dim, int64_t group);
 void scan_bounds(const Loops& loops, const LutCodes& codes, bool eight, const std::vector<Bound>& bounds,
                  Rescorer& rescorer, const Factors& factors, const Rows& rows, TopK* best);
 
-// Replace the guaranteed slack of bounds on an approximation by a measured one: over a sample of rows, the sum that a
-// row of a given raw score has is fitted by a line, and rows more than `margin` standard deviations below it are
-// ruled out. `codes` are those that the bounds' tables belong to: 4-bit codes or bits.
-void measure_bounds(const Loops& loops, const LutCodes& codes, const Rows& rows, Rescorer& rescorer, double margin,
-                    std::vector<Bound>& bounds);
+// Rows, the raw scores that queries give them and the sums of their tables' entries, (n_queries, rows) each.
+struct Sample {
+    std::vector<int64_t> rows;
+    std::vector<float> raw, sums;
+};
+
+// A sample of `rows`; `codes` are those that the bounds' tables belong to: 4-bit codes or bits.
+Sample take_sample(const Loops& loops, const LutCodes& codes, const Rows& rows, Rescorer& rescorer,
+                   const std::vector<Bound>& bounds);
+
+// An estimate by measure: the sum that a row of a given raw score has is fitted by a line, and rows more than `margin`
+// standard deviations below it are ruled out.
+Estimate fit_estimate(const float* raw, const float* sums, int64_t n, double margin);
+
+// Replace the guaranteed slack of bounds on an approximation by a measured one.
+void measure_bounds(const Sample& sample, double margin, std::vector<Bound>& bounds);
 
 class LutRescorer : public Rescorer {
   public:
     explicit LutRescorer(const LutCodes& codes) : codes_(codes) {}
+    size_t together() const override { return 512; }  // the tables of 8-bit codes take most of the nearest cache
+    void fetch(int64_t row) override;
     void raw(int64_t query, const int64_t* rows, int64_t n, float* out) override;
 
   private:
     LutCodes codes_;
 };
 
-// Top-k by tables. `margin` > 0 on 8-bit codes: candidates come from the high nibbles alone, see `measure_bounds`.
+// Top-k by tables. `margin` > 0 on 8-bit codes: candidates come from the high nibbles alone, see `fit_estimate`.
 void lut_topk(const Request& request, const LutCodes& codes, double margin);
 
 }  // namespace ragq

@@ -13,6 +13,7 @@
 #include "lists.h"
 #include "lut.h"
 #include "maxsim.h"
+#include "planes.h"
 
 namespace nb = nanobind;
 using namespace ragq;

@@ -72,6 +72,17 @@ inline Bytes bit_bytes(const uint8_t* p) {
     return _mm256_and_si256(_mm256_cmpeq_epi8(spread, bit), _mm256_set1_epi8(1));
 }
 
+// Bytes 0 and 1 times signed bytes, two products a 16-bit sum; and the sum of such sums.
+inline Bytes pair_sums(Bytes bits, const int8_t* weights) {
+    return _mm256_maddubs_epi16(bits, load(reinterpret_cast<const uint8_t*>(weights)));
+}
+inline int32_t total16(Bytes a) {
+    const __m256i wide = _mm256_madd_epi16(a, _mm256_set1_epi16(1));
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1)));
+}
+
 // Floats.
 constexpr int kFloats = 8;
 using Floats = __m256;

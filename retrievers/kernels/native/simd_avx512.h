@@ -58,6 +58,12 @@ inline Bytes bit_bytes(const uint8_t* p) {
     return _mm512_maskz_set1_epi8(word, 1);
 }
 
+// Bytes 0 and 1 times signed bytes, two products a 16-bit sum; and the sum of such sums.
+inline Bytes pair_sums(Bytes bits, const int8_t* weights) {
+    return _mm512_maddubs_epi16(bits, _mm512_loadu_si512(weights));
+}
+inline int32_t total16(Bytes a) { return _mm512_reduce_add_epi32(_mm512_madd_epi16(a, _mm512_set1_epi16(1))); }
+
 // Floats.
 constexpr int kFloats = 16;
 using Floats = __m512;

@@ -73,6 +73,17 @@ inline Bytes bit_bytes(const uint8_t* p) {
     return {vshrq_n_u8(vtstq_u8(a, bit), 7), vshrq_n_u8(vtstq_u8(b, bit), 7)};
 }
 
+// Bytes 0 and 1 times signed bytes, two products a 16-bit sum; and the sum of such sums.
+inline uint8x16_t pair_sums(uint8x16_t bits, const int8_t* weights) {
+    return vreinterpretq_u8_s16(vpaddlq_s8(vmulq_s8(vreinterpretq_s8_u8(bits), vld1q_s8(weights))));
+}
+inline Bytes pair_sums(Bytes bits, const int8_t* weights) {
+    return {pair_sums(bits.a, weights), pair_sums(bits.b, weights + 16)};
+}
+inline int32_t total16(Bytes x) {
+    return vaddlvq_s16(vreinterpretq_s16_u8(x.a)) + vaddlvq_s16(vreinterpretq_s16_u8(x.b));
+}
+
 constexpr int kFloats = 4;
 using Floats = float32x4_t;
 

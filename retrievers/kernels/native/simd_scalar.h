@@ -91,6 +91,18 @@ inline Bytes bit_bytes(const uint8_t* p) {
     return each([&](int i) { return p[i / 8] >> (i % 8) & 1; });
 }
 
+// Bytes 0 and 1 times signed bytes, two products a 16-bit sum; and the sum of such sums.
+inline Bytes pair_sums(const Bytes& bits, const int8_t* weights) {
+    return each16([&](int i) {
+        return static_cast<unsigned>(bits.b[i] * weights[i] + bits.b[i + 1] * weights[i + 1]);
+    });
+}
+inline int32_t total16(const Bytes& a) {
+    int32_t sum = 0;
+    for (int i = 0; i < 32; i += 2) sum += static_cast<int16_t>(word(a, i));
+    return sum;
+}
+
 constexpr int kFloats = 4;
 struct Floats {
     float f[4];
