@@ -12,6 +12,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from ragq.compressors import from_spec
+from ragq.compressors.base import Compressor
 from ragq.eval import peers
 from ragq.eval.bench import Bench, Contender, Row
 
@@ -41,9 +42,13 @@ def one_processor() -> Iterator[None]:
         os.sched_setaffinity(0, allowed)
 
 
-def whole(name: str, run: Callable[[Floats], Any], vectors: Floats) -> Contender:
+def whole(name: str, run: Callable[[Any, int], Any], vectors: Floats) -> Contender:
     """Return a contender that takes all vectors in one call."""
-    return Contender(name, lambda batch, k: run(batch[0]), [vectors])
+    return Contender(name, lambda batch, k: run(batch[0], k), [vectors])
+
+
+def encoded(codec: Compressor, vectors: Floats, k: int) -> Any:
+    return codec.encode(vectors)
 
 
 def encoding(bench: Bench) -> Iterator[Row]:
@@ -54,11 +59,11 @@ def encoding(bench: Bench) -> Iterator[Row]:
         for spec, builders in ENCODERS.items():
             codec = from_spec(spec).fit(data.sample)
             built = bench.peers(*(partial(build, data.sample) for build in builders))
-            against = [whole(peer.name, partial(peer.search, k=0), vectors) for peer in built]
+            against = [whole(peer.name, peer.search, vectors) for peer in built]
             yield from bench.compare(
                 "encode",
                 f"{spec}, {codec.code_size} B",
-                whole("ragq", codec.encode, vectors),
+                whole("ragq", partial(encoded, codec), vectors),
                 against,
                 k=0,
                 rows=len(vectors),
@@ -79,7 +84,7 @@ def training(bench: Bench) -> Iterator[Row]:
         decoded = [codec.decode(codec.encode(vectors)), *(pq.decode(pq.compute_codes(vectors)) for pq in theirs)]
         errors = " / ".join(f"{np.square(vectors - each).sum(axis=1).mean():.4f}" for each in decoded)
         label = f"{codec.spec}, squared error {errors}"
-        against = [whole(peer.name, partial(peer.search, k=0), vectors) for peer in built]
-        ours = whole("ragq", lambda x: from_spec(codec.spec).fit(x), vectors)
+        against = [whole(peer.name, peer.search, vectors) for peer in built]
+        ours = whole("ragq", lambda x, k: from_spec(codec.spec).fit(x), vectors)
         facts: dict[str, Any] = {"rows": len(vectors), "code_bytes": codec.code_size, "data": data.name}
         yield from bench.compare("train", label, ours, against, k=0, patience=PATIENCE, **facts)
