@@ -7,10 +7,11 @@ their radii and the projection of queries, so that
 
     loss = - sum_l t_l log softmax(r(q, l) / tau),    r(q, l) = <P q, c_l> + SPREAD |q| r_l.
 
-That is the loss of Distill-VQ's inverted file (SIGIR 2022, section 3.3), summed exactly over all lists instead of
-sampled documents. As in that paper the assignment of rows to lists stays fixed while it trains. The codes here are
-not those of residuals, so that lists and codebooks have no parameter in common: training both at once is training
-each.
+A list has `KEYS` centroids, k-means of its rows, and the largest r counts: one centroid cannot tell in which directions
+a list reaches far. That is the loss of Distill-VQ's inverted file (SIGIR 2022, section 3.3), summed exactly over all
+lists instead of sampled documents. As in that paper the assignment of rows to lists stays fixed while it trains. The
+codes here are not those of residuals, so that lists and codebooks have no parameter in common: training both at once is
+training each.
 """
 
 from __future__ import annotations
@@ -22,6 +23,8 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 
 from ragq.checks import check_embeddings, normalized
+from ragq.compressors import _cpu
+from ragq.compressors.codebooks import cpu_threads, kmeans
 from ragq.errors import InvalidArgumentError
 from ragq.pipelines.progress import Progress, silent
 from ragq.pipelines.restructure import Builder, commit
@@ -31,9 +34,12 @@ from ragq.retrievers.structures.base import Coverage, Prepared, load_arrays, sav
 from ragq.retrievers.structures.chosen import Ranker
 from ragq.retrievers.structures.ivf import IVF, SPREAD, keys_of
 from ragq.retrievers.structures.searcher import load_structure
+from ragq.retrievers.structures.source import Source
 from ragq.snapshot import Snapshot
 
 if TYPE_CHECKING:
+    import torch
+
     from ragq.pipelines.index import Index
 
 __all__ = ["LearnedLists", "learn_lists"]
@@ -48,6 +54,9 @@ BATCH = 64
 EPOCHS = 40
 PATIENCE = 8
 HELD_OUT = 0.2
+KEYS = 4  # centroids of a list
+KEY_ROWS = 64  # of a sample, for each of them
+KEY_ITERATIONS = 10
 SHAPES = {"projection": ("f4", 2), "centroids": ("f4", 2), "radii": ("f4", 1), "offsets": ("i8", 1)}
 
 
@@ -118,7 +127,9 @@ def learn_lists(
         scores, rows = scan(Prepared(index.compressor, x, "ip").all, blocks, DEPTH, builder.masks)
         lists = ivf.lists.lists_of(np.maximum(coverage.own(rows), 0))
         arrays = load_arrays(snapshot.folder, described.files["lists"], SHAPES)
-        found, best = fit(arrays, x, np.where(rows >= 0, scores, -np.inf), lists, epochs, seed, progress)
+        several = arrays if len(arrays["centroids"]) > ivf.nlist else divided(arrays, builder.source, seed)
+        scores = np.where(rows >= 0, scores, -np.inf)
+        found, best = fit(arrays, several, x, scores, lists, epochs, seed, progress)
         if best is not None:
             name = f"structures/{transaction.prefix}"
             saved = save_arrays(snapshot.folder, f"{name}.lists.safetensors", arrays | best)
@@ -134,15 +145,47 @@ def learn_lists(
     return found
 
 
+def divided(known: Arrays, source: Source, seed: int) -> Arrays:
+    """Return the arrays with `KEYS` centroids a list, in a sample of the rows, in place of one."""
+    centroids = known["centroids"]
+    x = source.sample(KEY_ROWS * KEYS * len(centroids), seed)
+    reduced = np.ascontiguousarray(x @ known["projection"].T)
+    lists, _ = _cpu.assign(reduced, centroids, cpu_threads())
+    squares = np.einsum("ij,ij->i", x, x)
+    keys, radii = np.repeat(centroids, KEYS, axis=0), np.repeat(known["radii"], KEYS)
+    for number in range(len(centroids)):
+        rows = np.flatnonzero(lists == number)
+        if len(rows) < KEYS:
+            continue  # as they are: the best of equals
+        part = np.ascontiguousarray(reduced[rows])
+        words = kmeans(part, KEYS, iterations=KEY_ITERATIONS, seed=seed)
+        nearest, _ = _cpu.assign(part, words, cpu_threads())
+        used = np.bincount(nearest, minlength=KEYS)
+        means = np.bincount(nearest, squares[rows], minlength=KEYS) / np.maximum(used, 1)
+        own = slice(number * KEYS, (number + 1) * KEYS)
+        keys[own][used > 0] = words[used > 0]
+        radii[own][used > 0] = np.sqrt(np.maximum(means - (words**2).sum(axis=1), 0))[used > 0]
+    return known | {"centroids": keys, "radii": radii}
+
+
 def fit(
-    known: Arrays, queries: Floats, scores: Floats, lists: NDArray[np.int64], epochs: int, seed: int, progress: Progress
+    known: Arrays,
+    first: Arrays,
+    queries: Floats,
+    scores: Floats,
+    lists: NDArray[np.int64],
+    epochs: int,
+    seed: int,
+    progress: Progress,
 ) -> tuple[LearnedLists, Arrays | None]:
     """Train; return what came of it, and the arrays when they are better than the known ones.
 
     Parameters
     ----------
     known : dict
-        ``projection`` (d, dim), ``centroids`` (nlist, d) and ``radii`` (nlist,).
+        What there is: ``projection`` (d, dim), ``centroids`` (keys * nlist, d) and ``radii`` (keys * nlist,).
+    first : dict
+        What training begins with, as `known`.
     queries : ndarray of float32, shape (n, dim)
     scores : ndarray of float32, shape (n, depth)
         Of the best rows by the scan, descending; -inf where there is none.
@@ -155,10 +198,9 @@ def fit(
     order = rng.permutation(len(queries))
     held = max(1, round(HELD_OUT * len(queries)))
     out, kept = order[:held], order[held:]
-    nlist = len(known["centroids"])
+    nlist = len(known["offsets"]) - 1
     nprobe = max(1, nlist // 10)
-    first = (known["projection"], known["centroids"], SPREAD * known["radii"])
-    parameters = [torch.nn.Parameter(torch.tensor(array)) for array in first]
+    parameters = trainable(first)
     groups = [{"params": [p], "lr": RATE * p.detach().abs().mean().item()} for p in parameters]
     optimizer = torch.optim.Adam(groups)
     rates = [group["lr"] for group in groups]
@@ -166,30 +208,31 @@ def fit(
     asked = torch.tensor(queries)
     lengths = asked.norm(dim=1, keepdim=True)
 
-    def closeness(which: NDArray[np.int64]) -> torch.Tensor:
-        projection, centroids, widths = parameters
-        return asked[which] @ projection.T @ centroids.T + lengths[which] * widths
+    def closeness(parts: list[torch.nn.Parameter], which: NDArray[np.int64]) -> torch.Tensor:
+        projection, centroids, widths = parts
+        keys = asked[which] @ projection.T @ centroids.T + lengths[which] * widths
+        return keys.unflatten(1, (nlist, -1)).amax(dim=2)
 
-    def reached() -> float:
+    def reached(parts: list[torch.nn.Parameter]) -> float:
         with torch.no_grad():
-            probed = closeness(out).topk(nprobe, dim=1).indices.numpy()
+            probed = closeness(parts, out).topk(nprobe, dim=1).indices.numpy()
         real = np.isfinite(scores[out, :K])
         inside = (lists[out, :K, None] == probed[:, None, :]).any(axis=2)
         return float(inside[real].mean()) if real.any() else 1.0
 
-    start, best, epoch = reached(), None, 0
+    start, best, epoch = reached(trainable(known)), None, 0
     value, total, step = start, epochs * -(-len(kept) // BATCH), 0
     for number in range(1, epochs + 1):
         for batch in np.array_split(rng.permutation(kept), -(-len(kept) // BATCH)):
             for group, rate in zip(optimizer.param_groups, rates, strict=True):
                 group["lr"] = rate * (1 - step / total)
-            logs = torch.log_softmax(closeness(batch) / TEMPERATURE, dim=1)
+            logs = torch.log_softmax(closeness(parameters, batch) / TEMPERATURE, dim=1)
             loss = -(wanted[batch] * logs).sum(dim=1).mean()
             optimizer.zero_grad()
             loss.backward()
             optimizer.step()
             step += 1
-        now = reached()
+        now = reached(parameters)
         progress("lists", number, epochs)
         if now > value:
             value, epoch = now, number
@@ -199,6 +242,14 @@ def fit(
         elif number - epoch >= PATIENCE:
             break
     return LearnedLists(nlist, nprobe, start, value, epoch), best
+
+
+def trainable(arrays: Arrays) -> list[torch.nn.Parameter]:
+    """Return projection, centroids and widths as parameters."""
+    import torch
+
+    first = (arrays["projection"], arrays["centroids"], SPREAD * arrays["radii"])
+    return [torch.nn.Parameter(torch.tensor(array)) for array in first]
 
 
 def shares(scores: Floats, lists: NDArray[np.int64], nlist: int) -> Floats:

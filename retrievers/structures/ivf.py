@@ -5,7 +5,8 @@ directions: that keeps the order of the lists for a quarter of the arithmetic. A
 `BALANCE` times the mean is split. A query scans the `nprobe` lists of the largest ``<q, c> + SPREAD |q| r``, where `r`
 is the root mean squared distance of a list's rows from its centroid (for l2, of the largest ``<q, c> - |c|^2 / 2``),
 with the same kernels and the same scores as the exhaustive scan. A wide list may hold a better row than its centroid
-tells: on text embeddings that finds as much in a third fewer lists.
+tells: on text embeddings that finds as much in a third fewer lists. Lists that were learned have several centroids
+each, of which the best one counts.
 
 Sivic and Zisserman, "Video Google", ICCV 2003; Jégou, Douze and Schmid, TPAMI 2011, section 4 (codes here are those of
 the index, not of residuals).
@@ -71,7 +72,8 @@ class IVF(Structure):
     lists : Lists
         The codes.
     arrays : dict
-        ``projection`` (d, dim), ``centroids`` (nlist, d) and ``radii`` (nlist,).
+        ``projection`` (d, dim), ``centroids`` (keys * nlist, d), those of a list together, and ``radii``
+        (keys * nlist,).
     metric : {'ip', 'l2'}
     nprobe : int
         What searches use that do not say.
@@ -102,7 +104,9 @@ class IVF(Structure):
         offsets, projection, centroids = arrays["offsets"], arrays["projection"], arrays["centroids"]
         places = parameter(described, "places", folder)
         if (
-            len(offsets) != len(centroids) + 1
+            len(offsets) < 2
+            or not len(centroids)
+            or len(centroids) % (len(offsets) - 1)
             or len(arrays["radii"]) != len(centroids)
             or (offsets[0], offsets[-1]) != (0, places)
             or (offsets % BLOCK_ROWS).any()
@@ -125,13 +129,19 @@ class IVF(Structure):
     @property
     def nlist(self) -> int:
         """Lists."""
-        return len(self.centroids)
+        return self.lists.nlist
 
     def order(self, queries: Floats, n: int) -> NDArray[np.int64]:
         """Return the `n` best lists of each query, best first: (n_queries, n)."""
+        keys = len(self.centroids) // self.nlist
+        found = self._nearest(queries, keys * n)
+        return found if keys == 1 else first_distinct(found // keys, n)
+
+    def _nearest(self, queries: Floats, n: int) -> NDArray[np.int64]:
+        """Return the `n` best centroids of each query, best first: (n_queries, n)."""
         reduced = queries @ self.projection.T
         length = np.linalg.norm(queries, axis=1)
-        if self.graph is not None and n <= self.nlist // 8:
+        if self.graph is not None and n <= len(self.centroids) // 8:
             keys = np.append(reduced, length[:, None], axis=1) if self.metric == "ip" else reduced
             found = hnsw.neighbours(self.graph, keys, n, max(2 * n, 64))
             if found is not None:
@@ -226,6 +236,12 @@ class Keys:
 def keys_of(centroids: Floats, radii: Floats, metric: str) -> Floats:
     """Return what queries are compared with: for inner products, a radius is one more dimension of its centroid."""
     return np.concatenate([centroids, SPREAD * radii[:, None]], axis=1) if metric == "ip" else centroids
+
+
+def first_distinct(numbers: NDArray[np.int64], n: int) -> NDArray[np.int64]:
+    """Return the first `n` different numbers of each row, in their order: (rows, n); there must be so many."""
+    firsts = [np.sort(np.unique(row, return_index=True)[1])[:n] for row in numbers]
+    return np.take_along_axis(numbers, np.array(firsts, np.int64).reshape(len(numbers), n), axis=1)
 
 
 def default_nlist(rows: int) -> int:

@@ -17,8 +17,12 @@ from ragq.compressors import from_spec
 from ragq.errors import InvalidArgumentError
 from ragq.pipelines.codecs import load_codec
 from ragq.pipelines.training.encoder import encode, train_query_encoder
-from ragq.pipelines.training.lists import learn_lists, shares
+from ragq.pipelines.training.lists import KEYS, SHAPES, divided, learn_lists, shares
 from ragq.pipelines.training.vectors import Vectors
+from ragq.retrievers.structures.base import load_arrays
+from ragq.retrievers.structures.ivf import IVF
+from ragq.retrievers.structures.lists import Lists
+from ragq.retrievers.structures.source import Source
 
 Floats = NDArray[np.float32]
 DIM, ROWS = 16, 1500
@@ -70,6 +74,37 @@ def test_lists_stay_as_they_were_when_learning_does_not_help(
     assert learned.epoch == 0 and learned.value == learned.start
     assert "did not help" in learned.verdict
     assert index.manifest.structure == before
+
+
+def test_the_best_centroid_of_a_list_says_how_near_it_is() -> None:
+    rng = np.random.default_rng(3)
+    nlist, keys = 7, 3
+    arrays = {
+        "projection": np.eye(DIM, dtype=np.float32),
+        "centroids": rng.normal(size=(nlist * keys, DIM)).astype(np.float32),
+        "radii": np.zeros(nlist * keys, np.float32),
+    }
+    lists = Lists(None, np.empty(0, np.uint32), 32 * np.arange(nlist + 1))  # type: ignore[arg-type]
+    asked = questions(20)
+    best = (asked @ arrays["centroids"].T).reshape(len(asked), nlist, keys).max(axis=2)
+    found = IVF(lists, arrays, "ip", 1).order(asked, 4)
+    assert all(len(set(row)) == 4 for row in found.tolist())
+    gaps = np.take_along_axis(best, np.argsort(-best)[:, :4], 1) - np.take_along_axis(best, found, 1)
+    assert np.abs(gaps).max() < 0.05  # keys are rounded to bytes
+
+
+def test_a_list_is_divided_among_centroids_of_its_own_rows(index: ragq.Index) -> None:
+    shards = index._view.snapshot.shards
+    known = load_arrays(index.path, index.manifest.structure.files["lists"], SHAPES)
+    found = divided(known, Source(shards, index.compressor), 0)
+    nlist = len(known["centroids"])
+    assert found["centroids"].shape == (KEYS * nlist, DIM) and found["radii"].shape == (KEYS * nlist,)
+    x = np.concatenate([shard.block.codes(0, shard.rows) for shard in shards]).view(np.float32)
+    errors = [
+        ((x[:, None] @ known["projection"].T - each["centroids"]) ** 2).sum(axis=2).min(axis=1).mean()
+        for each in (known, found)
+    ]
+    assert errors[1] < 0.8 * errors[0]
 
 
 def test_shares_are_the_softmax_of_the_best_rows_by_list() -> None:
