@@ -7,19 +7,6 @@
 
 namespace ragq {
 
-float half_to_float(uint16_t half) {
-    const uint32_t rest = half & 0x7FFFu, sign = uint32_t(half & 0x8000u) << 16;
-    // An fp16 exponent moved into place is 112 too small; multiplying by 2^112 also normalises subnormals.
-    uint32_t word = rest >= 0x7C00 ? (rest << 13) | 0x7F800000u : rest << 13;
-    float size;
-    std::memcpy(&size, &word, 4);
-    if (rest < 0x7C00) size *= 0x1p112f;
-    std::memcpy(&word, &size, 4);
-    word |= sign;
-    std::memcpy(&size, &word, 4);
-    return size;
-}
-
 uint32_t Rows::live(int64_t block) const {
     const int64_t first = block * kBlockRows;
     uint32_t bits = ~uint32_t{0};

@@ -2,6 +2,7 @@
 #pragma once
 
 #include <cstdint>
+#include <cstring>
 #include <functional>
 #include <limits>
 #include <optional>
@@ -13,7 +14,18 @@ namespace ragq {
 
 constexpr float kNone = -std::numeric_limits<float>::infinity();
 
-float half_to_float(uint16_t half);
+inline float half_to_float(uint16_t half) {
+    const uint32_t rest = half & 0x7FFFu, sign = uint32_t(half & 0x8000u) << 16;
+    // An fp16 exponent moved into place is 112 too small; multiplying by 2^112 also normalises subnormals.
+    uint32_t word = rest >= 0x7C00 ? (rest << 13) | 0x7F800000u : rest << 13;
+    float size;
+    std::memcpy(&size, &word, 4);
+    if (rest < 0x7C00) size *= 0x1p112f;
+    std::memcpy(&word, &size, 4);
+    word |= sign;
+    std::memcpy(&size, &word, 4);
+    return size;
+}
 
 // Ask for the cache line of `p`. GCC takes a function that does nothing else for one without effects and leaves its
 // calls out; the empty assembly keeps them.

@@ -1,7 +1,7 @@
 #include "dense.h"
 
 #include <algorithm>
-#include <cstring>
+#include <cmath>
 
 namespace ragq {
 
@@ -26,6 +26,26 @@ void dense_segments(const Loops& loops, const DenseRun& run, const std::vector<S
 
 namespace {
 
+// A query in 16-bit words for codes of signed bytes: a raw score is `unit` times the sum of products, at most `slack`
+// more. Whole numbers are multiplied several times as fast as floats, which score only what may enter the top k.
+struct WholeQuery {
+    std::vector<int16_t> words;
+    double unit = 1, slack = 0;
+
+    WholeQuery(const float* query, int64_t dim) : words(dim + 64) {
+        constexpr double most = 128;  // of a code
+        double largest = 0, sum = 0;
+        for (int64_t d = 0; d < dim; ++d) largest = std::max<double>(largest, std::abs(query[d])), sum += std::abs(query[d]);
+        if (!(largest > 0) || !std::isfinite(sum)) {
+            slack = std::numeric_limits<double>::infinity();
+            return;
+        }
+        unit = largest / std::min(32767.0, std::floor(0x7FFFFFFF / (most * static_cast<double>(dim))));
+        for (int64_t d = 0; d < dim; ++d) words[d] = static_cast<int16_t>(std::lrint(query[d] / unit));
+        slack = most * (0.5 * unit * static_cast<double>(dim) + 2e-6 * sum);  // rounding, and that of sums of floats
+    }
+};
+
 // One thread's scan of all rows, a chunk at a time.
 class Scan {
   public:
@@ -34,6 +54,7 @@ class Scan {
         : request_(request), rows_(rows), run_(run), fetch_(fetch), segments_(segments), best_(best),
           tile_(kTileRows * run.padded), out_(kChunkRows * request.n_queries) {
         run_.tile = tile_.data(), run_.out = out_.data();
+        if (run.value == Value::i8 && request.n_queries == 1) whole_.emplace(run.queries, run.dim);
     }
 
     void run() {
@@ -47,7 +68,7 @@ class Scan {
                 int64_t end = row, gap = row;
                 while (gap < stop && gap - end < 4)
                     if (is_live(gap++ - first)) end = gap;
-                if (end > row) score(first, row, end);
+                if (end > row) whole_ ? sift(first, row, end) : score(first, row, end);
                 row = gap;
             }
         }
@@ -63,6 +84,25 @@ class Scan {
             if (is_live(row - first))
                 for (int64_t at = 0; at < run_.stride; at += 64)
                     ragq::prefetch(run_.codes + row * run_.stride + at);
+    }
+
+    // Score the rows that the query in whole numbers does not rule out.
+    void sift(int64_t first, int64_t row, int64_t stop) {
+        const Factors& factors = request_.factors;
+        const float bias = factors.bias[0];
+        int32_t sums[kChunkRows];
+        request_.loops->dots_i8(run_.codes + row * run_.stride, run_.stride, stop - row, run_.dim, whole_->words.data(),
+                                sums);
+        for (int64_t i = row; i < stop; ++i) {
+            double raw = whole_->unit * sums[i - row], slack = whole_->slack;
+            if (factors.scale) {
+                const double scale = half_to_float(factors.scale[i]);
+                raw *= scale, slack *= std::abs(scale);
+            }
+            if (factors.shift) raw += factors.shift_weight[0] * half_to_float(factors.shift[i]);
+            const double most = raw + bias + slack + 1e-6 * (std::abs(raw) + std::abs(bias));
+            if (!(most < best_[0].threshold()) && is_live(i - first)) score(first, i, i + 1);
+        }
     }
 
     void score(int64_t first, int64_t row, int64_t stop) {
@@ -97,6 +137,7 @@ class Scan {
     const std::vector<Segment>& segments_;
     TopK* best_;
     std::vector<float> tile_, out_;
+    std::optional<WholeQuery> whole_;
     uint32_t live_[kChunkRows / 32];
 };
 

@@ -43,8 +43,8 @@ constexpr auto kHamming = hamming;
 }  // namespace RAGQ_ISA
 
 const Loops RAGQ_NAME(RAGQ_ISA) = {
-    RAGQ_ISA::kName,    RAGQ_ISA::kPairs, RAGQ_ISA::kWholeBytes, RAGQ_ISA::lut4,        RAGQ_ISA::lut8, RAGQ_ISA::kPlane,
-    RAGQ_ISA::kHamming, RAGQ_ISA::dense,  RAGQ_ISA::join_planes,
+    RAGQ_ISA::kName,       RAGQ_ISA::kPairs,      RAGQ_ISA::kWholeBytes, RAGQ_ISA::lut4,    RAGQ_ISA::lut8,
+    RAGQ_ISA::kPlane,      RAGQ_ISA::kHamming,    RAGQ_ISA::dense,       RAGQ_ISA::dots_i8, RAGQ_ISA::join_planes,
     RAGQ_ISA::weigh_bits,
 };
 

@@ -72,16 +72,26 @@ inline Bytes bit_bytes(const uint8_t* p) {
     return _mm256_and_si256(_mm256_cmpeq_epi8(spread, bit), _mm256_set1_epi8(1));
 }
 
+// Signed bytes times 16-bit words, two products a 32-bit sum; and the sum of such sums.
+constexpr int kWords = 16;
+using Words = __m256i;
+inline Words no_words() { return _mm256_setzero_si256(); }
+inline Words add_products(Words sum, const uint8_t* bytes, const int16_t* words) {
+    const __m256i wide = _mm256_cvtepi8_epi16(_mm_loadu_si128(reinterpret_cast<const __m128i*>(bytes)));
+    return _mm256_add_epi32(sum, _mm256_madd_epi16(wide, load(reinterpret_cast<const uint8_t*>(words))));
+}
+inline int32_t total32(Words a, Words b) {
+    const __m256i both = _mm256_add_epi32(a, b);
+    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(both), _mm256_extracti128_si256(both, 1));
+    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4E));
+    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1)));
+}
+
 // Bytes 0 and 1 times signed bytes, two products a 16-bit sum; and the sum of such sums.
 inline Bytes pair_sums(Bytes bits, const int8_t* weights) {
     return _mm256_maddubs_epi16(bits, load(reinterpret_cast<const uint8_t*>(weights)));
 }
-inline int32_t total16(Bytes a) {
-    const __m256i wide = _mm256_madd_epi16(a, _mm256_set1_epi16(1));
-    __m128i s = _mm_add_epi32(_mm256_castsi256_si128(wide), _mm256_extracti128_si256(wide, 1));
-    s = _mm_add_epi32(s, _mm_shuffle_epi32(s, 0x4E));
-    return _mm_cvtsi128_si32(_mm_add_epi32(s, _mm_shuffle_epi32(s, 0xB1)));
-}
+inline int32_t total16(Bytes a) { return total32(_mm256_madd_epi16(a, _mm256_set1_epi16(1)), no_words()); }
 
 // Floats.
 constexpr int kFloats = 8;

@@ -84,6 +84,16 @@ inline int32_t total16(Bytes x) {
     return vaddlvq_s16(vreinterpretq_s16_u8(x.a)) + vaddlvq_s16(vreinterpretq_s16_u8(x.b));
 }
 
+// Signed bytes times 16-bit words, two products a 32-bit sum; and the sum of such sums.
+constexpr int kWords = 8;
+using Words = int32x4_t;
+inline Words no_words() { return vdupq_n_s32(0); }
+inline Words add_products(Words sum, const uint8_t* bytes, const int16_t* words) {
+    const int16x8_t wide = vmovl_s8(vreinterpret_s8_u8(vld1_u8(bytes))), query = vld1q_s16(words);
+    return vmlal_high_s16(vmlal_s16(sum, vget_low_s16(wide), vget_low_s16(query)), wide, query);
+}
+inline int32_t total32(Words a, Words b) { return vaddvq_s32(vaddq_s32(a, b)); }
+
 constexpr int kFloats = 4;
 using Floats = float32x4_t;
 

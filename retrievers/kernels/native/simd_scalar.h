@@ -103,6 +103,16 @@ inline int32_t total16(const Bytes& a) {
     return sum;
 }
 
+// Signed bytes times 16-bit words, and the sum of such sums.
+constexpr int kWords = 4;
+using Words = int32_t;
+inline Words no_words() { return 0; }
+inline Words add_products(Words sum, const uint8_t* bytes, const int16_t* words) {
+    for (int i = 0; i < kWords; ++i) sum += static_cast<int8_t>(bytes[i]) * words[i];
+    return sum;
+}
+inline int32_t total32(Words a, Words b) { return a + b; }
+
 constexpr int kFloats = 4;
 struct Floats {
     float f[4];
