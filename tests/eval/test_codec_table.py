@@ -2,11 +2,23 @@
 
 from __future__ import annotations
 
+import faiss
 import numpy as np
 import pytest
 
 from ragq.checks import normalized
-from ragq.eval.codec_table import BUDGETS, Row, Scale, contenders, markdown, ours, paired, ragq_answer, size_of
+from ragq.eval.codec_table import (
+    BUDGETS,
+    Row,
+    Scale,
+    contenders,
+    faiss_answer,
+    markdown,
+    ours,
+    paired,
+    ragq_answer,
+    size_of,
+)
 from ragq.eval.exact import Exact
 
 
@@ -29,6 +41,15 @@ def test_recall_is_one_for_exact_codes_and_less_for_coarse_ones() -> None:
     assert exact.recall == 1
     assert (exact.train_rows, coarse.train_rows) == (300, 200)
     assert 0.1 < coarse.recall < 0.9
+
+
+def test_additive_codes_are_searched_as_faiss_searches_them() -> None:
+    scale = small_scale()
+    index = faiss.index_factory(16, "RQ3x4", faiss.METRIC_INNER_PRODUCT)
+    index.train(scale.sample)
+    index.add(scale.documents)
+    found = index.search(scale.exact.queries, 10)[1]
+    assert scale.exact.agreement(faiss_answer("RQ3x4", scale), 10).mean() == scale.exact.agreement(found, 10).mean()
 
 
 def test_the_best_of_a_budget_comes_first() -> None:
