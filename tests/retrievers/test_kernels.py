@@ -11,7 +11,7 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from ragq.compressors.scorers import DenseScorer, HammingScorer, LookupScorer, PlanesScorer
+from ragq.compressors.scorers import DenseScorer, HammingScorer, LookupScorer, PlanesScorer, RaggedPlanesScorer
 from ragq.errors import InvalidArgumentError
 from ragq.layouts import Block, Layout, padded
 from ragq.retrievers import kernels
@@ -255,6 +255,47 @@ def test_a_margin_keeps_the_top_rows_and_exact_keeps_them_all():
     _, found = kernels.topk(scorer, block, 10)
     kept = np.mean([np.isin(a, b).mean() for a, b in zip(exact[1], found, strict=True)])
     assert kept >= 0.995
+
+
+PLANES = {
+    "even": (Layout("planes", 96, 4, 2), PlanesScorer, np.array([16]), {}),
+    "short": (Layout("planes", 100, 3, 1), PlanesScorer, np.array([8]), {}),
+    "ragged": (
+        Layout("planes", 100, 3, 1, widths=(100, 61, 40)),
+        RaggedPlanesScorer,
+        np.array([2, 4, 8]),
+        {"widths": (100, 61, 40)},
+    ),
+}
+
+
+@pytest.mark.parametrize("n_queries", [1, 20])
+@pytest.mark.parametrize("name", PLANES)
+@pytest.mark.parametrize("instructions", SETS)
+def test_estimates_by_planes_keep_the_top_rows(instructions, name, n_queries, monkeypatch):
+    monkeypatch.setenv("RAGQ_KERNEL", instructions)
+    layout, form, sizes, options = PLANES[name]
+    rng = np.random.default_rng(3)
+    codes = rng.integers(0, 256, (2 * kernels.MARGIN_ROWS, layout.code_size), dtype=np.uint8)
+    factors = rng.uniform(0.5, 1.5, (len(codes), layout.factors)).astype(np.float16)
+    codes[:, layout.width :] = factors.view(np.uint8)
+    levels = np.concatenate([np.sort(rng.standard_normal(size)) for size in sizes]).astype(np.float32)  # far from even
+    bias = np.zeros(20, np.float32)
+    weight = {"shift_weight": rng.standard_normal(20).astype(np.float32)} if layout.factors == 2 else {}
+    queries = rng.standard_normal((20, layout.count)).astype(np.float32)
+    block, kept = Block.from_codes(layout, codes), []
+    for first in range(0, 20, n_queries):
+        part = slice(first, first + n_queries)
+        mine = {key: value[part] for key, value in weight.items()}
+        scorer = form(bias[part], queries[part], levels, factors=layout.factors, **mine, **options)
+        exact = kernels.topk(scorer, block, 10, exact=True)
+        scores, rows = kernels.topk(scorer, block, 10)
+        kept += [np.isin(a, b).mean() for a, b in zip(exact[1], rows, strict=True)]
+        for query in range(len(rows)):  # what is returned has its exact score
+            known = dict(zip(exact[1][query], exact[0][query], strict=True))
+            for row, score in zip(rows[query], scores[query], strict=True):
+                assert abs(known.get(row, score) - score) <= 1e-4 * (1 + abs(score))
+    assert np.mean(kept) >= 0.99  # 2 of 200 may be missing
 
 
 def scorers(rng, n_queries=4, dim=100):
