@@ -257,6 +257,19 @@ def test_a_margin_keeps_the_top_rows_and_exact_keeps_them_all():
     assert kept >= 0.995
 
 
+@pytest.mark.parametrize("instructions", SETS)
+def test_signed_bytes_that_only_the_smallest_weights_tell_apart(instructions):
+    rng = np.random.default_rng(4)
+    codes = rng.integers(-128, 128, (1000, 384)).astype(np.int8)
+    codes[:, 0] = 100
+    query = np.full((1, 384), 1e-5, np.float32)  # a third of what one step of a 16-bit query is
+    query[0, 0] = 1
+    case = {"dtype": "i1", "k": 10, "rows": 1000}
+    expected = reference.dense(codes.view(np.uint8), query, **case)
+    got = cpu.dense(instructions, codes.view(np.uint8), query, **case)
+    np.testing.assert_array_equal(got[1], expected[1])
+
+
 PLANES = {
     "even": (Layout("planes", 96, 4, 2), PlanesScorer, np.array([16]), {}),
     "short": (Layout("planes", 100, 3, 1), PlanesScorer, np.array([8]), {}),
