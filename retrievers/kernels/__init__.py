@@ -42,7 +42,7 @@ KERNELS = ("hamming", "lut4", "lut8", "planes", "dense", "maxsim", "select")
 SETS = ("scalar", "avx2", "avx512", "neon")
 VARIABLE = "RAGQ_KERNEL"
 
-# Standard deviations of the first pass's measured error that rule a row out (see `topk`), and the rows from which that
+# Standard deviations of an estimate's measured error that rule a row out (see `topk`), and the rows from which that
 # pays.
 MARGINS = {"lut8": 3.0, "planes": 2.75}
 MARGIN_ROWS = 16384
@@ -137,10 +137,11 @@ def topk(
     threads : int
         Threads that may be used.
     exact : bool
-        Rule a row out only by what its score cannot exceed. Otherwise a large block of 8-bit codes is scanned by
-        rounded tables (AVX-512) or by its high nibbles, one of planes by its first plane, and only rows that come
-        within `MARGINS` standard deviations of the top k are scored; the standard deviation is that of the first
-        pass's error over a sample of rows. On real embeddings that loses less than 0.5 % of the top 10.
+        Rule a row out only by what its score cannot exceed. Otherwise a large block of planes is scanned by its first
+        plane, what that leaves by weighted sums of the bits of all planes, and a large block of 8-bit codes by its
+        high nibbles, except with AVX-512, which looks whole bytes up as fast and stays exact. Only rows that come
+        within `MARGINS` standard deviations of the top k are scored; the standard deviation is that of each estimate's
+        error over a sample of rows. On real embeddings that loses less than 0.5 % of the top 10.
     above : ndarray of float32, shape (n_queries,), optional
         Rows that do not score more than this need not be returned: the k-th score of blocks scanned before.
     start, stop : int

@@ -126,7 +126,7 @@ def lut4(instructions: str, codes: Bytes, tables: Floats, *, margin: float = 0.0
 
 
 def lut8(instructions: str, high: Bytes, low: Bytes, tables: Floats, *, margin: float = 0.0, **scan: Any) -> Result:
-    """See `reference.lut8`; with a `margin`, the high nibbles alone pick the rows that the full codes score."""
+    """See `reference.lut8`; with a `margin`, the high nibbles pick the rows that are scored, but for AVX-512."""
     call, result = _call(instructions, len(tables), **scan)
     width, rows = -(-tables.shape[1] // 2), padded(scan["rows"])
     _cpu.lut(call, _column(high, rows, "high", width), _column(low, rows, "low", width), _floats(tables), margin)
@@ -185,7 +185,7 @@ def planes(
     margin: float = 0.0,
     **scan: Any,
 ) -> Result:
-    """See `reference.planes`; with a `margin`, the first plane alone picks the rows that all planes score."""
+    """See `reference.planes`; with a `margin`, the first plane and then the bits of all pick the rows to score."""
     bits, dim = len(planes) + (words is not None), queries.shape[1]
     offset = 0 if widths else (1 << bits) - 2  # the loops take the tables of fewer bits too
     table = np.concatenate([np.zeros(offset, np.float32), _floats(levels)])

@@ -83,7 +83,8 @@ class LutRescorer : public Rescorer {
     LutCodes codes_;
 };
 
-// Top-k by tables. `margin` > 0 on 8-bit codes: candidates come from the high nibbles alone, see `fit_estimate`.
+// Top-k by tables. `margin` > 0 on 8-bit codes: candidates come from the high nibbles alone, see `fit_estimate`, unless
+// `Loops::whole_bytes`.
 void lut_topk(const Request& request, const LutCodes& codes, double margin);
 
 }  // namespace ragq
