@@ -147,11 +147,14 @@ def learn_lists(
 
 def divided(known: Arrays, source: Source, seed: int) -> Arrays:
     """Return the arrays with `KEYS` centroids a list, in a sample of the rows, in place of one."""
-    centroids = known["centroids"]
-    x = source.sample(KEY_ROWS * KEYS * len(centroids), seed)
-    reduced = np.ascontiguousarray(x @ known["projection"].T)
+    centroids, projection = known["centroids"], known["projection"]
+
+    def needed(x: Floats) -> Floats:  # no more: whole rows of a large sample would fill the memory
+        return np.column_stack([x @ projection.T, np.einsum("ij,ij->i", x, x)])
+
+    sample = source.sample(KEY_ROWS * KEYS * len(centroids), seed, needed)
+    reduced, squares = np.ascontiguousarray(sample[:, :-1]), sample[:, -1]
     lists, _ = _cpu.assign(reduced, centroids, cpu_threads())
-    squares = np.einsum("ij,ij->i", x, x)
     keys, radii = np.repeat(centroids, KEYS, axis=0), np.repeat(known["radii"], KEYS)
     for number in range(len(centroids)):
         rows = np.flatnonzero(lists == number)
