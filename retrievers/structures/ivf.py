@@ -206,7 +206,7 @@ class Keys:
 
     Parameters
     ----------
-    keys : ndarray of float32, shape (nlist, d)
+    keys : ndarray of float32, shape (n_centroids, d)
         As `keys_of` gives them.
     metric : {'ip', 'l2'}
     """
@@ -224,7 +224,7 @@ class Keys:
             self.codes = np.rint(keys / steps).astype(np.int8).view(np.uint8)
 
     def best(self, reduced: Floats, length: Floats, n: int) -> NDArray[np.int64]:
-        """Return the best lists, best first, `(n_queries, n)`, of queries in reduced dimensions with their lengths."""
+        """Return the best centroids, best first, (n_queries, n), for queries in reduced dimensions with lengths."""
         d = reduced.shape[1]
         keys = np.zeros((len(reduced), len(self.steps)), np.float32)
         keys[:, :d], keys[:, d] = reduced, 1 if self.metric == "l2" else length
