@@ -157,9 +157,7 @@ def faiss_answer(spec: str, scale: Scale) -> Rows:
     faiss = load("faiss")
     index = faiss.index_factory(scale.documents.shape[1], spec, faiss.METRIC_INNER_PRODUCT)
     index.train(scale.sample)
-    if (
-        "RQ" in spec or "LSQ" in spec
-    ):  # additive codes: its search decodes them all for every query, with the same answers
+    if "RQ" in spec or "LSQ" in spec:  # additive codes, which its search decodes for every query, with the same answers
         return decoded_answer(index.sa_decode(index.sa_encode(scale.documents)), scale)
     index.add(scale.documents)
     return np.asarray(index.search(scale.exact.queries, K)[1])
