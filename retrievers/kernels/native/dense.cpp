@@ -35,7 +35,10 @@ struct WholeQuery {
     WholeQuery(const float* query, int64_t dim) : words(dim + 64) {
         constexpr double most = 128;  // of a code
         double largest = 0, sum = 0;
-        for (int64_t d = 0; d < dim; ++d) largest = std::max<double>(largest, std::abs(query[d])), sum += std::abs(query[d]);
+        for (int64_t d = 0; d < dim; ++d) {
+            largest = std::max<double>(largest, std::abs(query[d]));
+            sum += std::abs(query[d]);
+        }
         if (!(largest > 0) || !std::isfinite(sum)) {
             slack = std::numeric_limits<double>::infinity();
             return;

@@ -1,7 +1,7 @@
 // Queries against rows of bytes, halves, floats or bits. Included inside the namespace of a simd_*.h.
 //
-// A score in floats is two vector accumulators over the dimensions, for every other vector each, then a total, whether a row is
-// decoded for one query or for many: a query gets the same bits alone and in a batch.
+// A score in floats is two vector accumulators over the dimensions, for every other vector each, then a total, whether a
+// row is decoded for one query or for many: a query gets the same bits alone and in a batch.
 
 template <int Size, Floats (*Decode)(const uint8_t*)>
 struct Plain {
