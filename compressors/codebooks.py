@@ -31,6 +31,7 @@ ROWS_PER_CODEWORD = 256  # more rows move a centroid by less than they cost
 POWER_STEPS = 8  # of the power iteration for a first principal axis
 FEW_PRODUCTS = 256  # queries times codewords up to which a call a sub-quantizer costs more than its arithmetic
 SEEDING_ROWS = 16  # a codeword; k-means++ needs only the shape of the data
+PROGRESSIVE_RUNS = 10  # of k-means, in 1 dimension to all
 
 
 def cpu_threads() -> int:
@@ -92,6 +93,39 @@ def lloyd(x: Floats, k: int, iterations: int, seed: int, initial: Floats | None,
         seeding = sample_rows(x, SEEDING_ROWS * k, np.random.default_rng(seed))
         initial = _cpu.seed_centroids(seeding, k, seed)
     return _cpu.lloyd(x, np.ascontiguousarray(initial, np.float32), iterations, threads)[0]
+
+
+def progressive_kmeans(x: Floats, k: int, *, iterations: int, seed: int) -> Floats:
+    """Return `k` centroids of rows in many dimensions: k-means in the first principal axes, then in more, up to all.
+
+    Rows such as the residuals of a residual quantizer are nearly as far from each other as from their mean, so that
+    k-means in all dimensions stays where it starts; in few dimensions it finds the clusters there are, and those start
+    the next run. Liu, Lu and Li, "Improved residual vector quantization for high-dimensional approximate nearest
+    neighbor search", 2015, section 3.
+
+    Parameters
+    ----------
+    x : ndarray of float32, shape (n, dim)
+        Centred, at least `k` rows.
+    k : int
+    iterations : int
+        Of each run.
+    seed : int
+
+    Returns
+    -------
+    ndarray of float32, shape (k, dim)
+    """
+    dim, threads = x.shape[1], cpu_threads()
+    axes = np.linalg.eigh(x.T @ x)[1][:, ::-1].astype(np.float32)
+    rotated = x @ axes
+    centroids: Floats | None = None
+    for run in range(1, PROGRESSIVE_RUNS + 1):
+        width = round(dim ** (run / PROGRESSIVE_RUNS))
+        start = None if centroids is None else np.pad(centroids, ((0, 0), (0, width - centroids.shape[1])))
+        centroids = lloyd(np.ascontiguousarray(rotated[:, :width]), k, iterations, seed, start, threads)
+    assert centroids is not None
+    return np.ascontiguousarray(centroids @ axes.T)
 
 
 def even_offsets(dim: int, m: int) -> NDArray[np.int64]:

@@ -2,7 +2,7 @@
 
 ``x^ = mean + c_1[k_1] + ... + c_M[k_M]``: each stage has a codebook in all dimensions for what the stages before left
 over. Which codeword is best depends on those that follow, so encoding keeps the `beam` best choices of the first codes
-and extends all of them; fitting does the same, each stage's k-means seeing the residuals that its best beam leaves.
+and extends all of them; fitting does the same, each stage's k-means seeing the residuals that all its beams leave.
 
 Chen, Guan and Wang, "Approximate nearest neighbor search by residual vector quantization", Sensors 2010; beam search:
 Babenko and Lempitsky, "Additive quantization for extreme vector compression", CVPR 2014.
@@ -29,7 +29,7 @@ from ragq.layouts import Layout
 
 __all__ = ["RQ"]
 
-ROWS_PER_CODEWORD = 128  # all dimensions at every stage: k-means takes long
+ROWS_PER_CODEWORD = 64  # all dimensions at every stage, and a residual a beam: k-means takes long
 
 
 class RQ(Quantizer):
@@ -94,11 +94,12 @@ class RQ(Quantizer):
         beams, residuals = first_beams(len(z)), z
         for stage in range(self.m):
             seed = int(rng.integers(2**63))
-            codebook = codebooks.kmeans(residuals, k, iterations=self.iterations, seed=seed)
+            codebook = codebooks.progressive_kmeans(residuals, k, iterations=self.iterations, seed=seed)
             whole = np.array([0, self.dim])
             self.codebook_[stage] = codebooks.in_nibble_order(codebook, whole) / self.scale_
             beams = self._extend(z, beams)
-            residuals = z - self._sum(beams[:, 0])
+            sums = self._sum(beams.reshape(-1, stage + 1)).reshape(len(z), -1, self.dim)
+            residuals = (z[:, None] - sums).reshape(-1, self.dim)
 
     @property
     def _codewords(self) -> Floats:

@@ -173,6 +173,16 @@ def test_balance_gives_every_part_its_width_and_a_like_product() -> None:
     assert max(logs) - min(logs) < 2
 
 
+def test_rq_of_bytes_leaves_less_than_faiss_does(shared):
+    vectors = np.load(shared / "scale/minilm-101k.f16.npy", mmap_mode="r")
+    x, unseen = vectors[:4096].astype(np.float32), vectors[50_000:51_000].astype(np.float32)
+    codec, oracle = RQ(3, 8).fit(x), faiss.ResidualQuantizer(x.shape[1], 3, 8)
+    oracle.train(x)
+    mine = np.mean((unseen - codec.decode(codec.encode(unseen))) ** 2)
+    theirs = np.mean((unseen - oracle.decode(oracle.compute_codes(unseen))) ** 2)
+    assert mine < theirs
+
+
 def test_a_wider_beam_errs_less() -> None:
     x = embeddings(800, DIM, seed=9)
     greedy = RQ(6, 4, beam=1).fit(x)
