@@ -103,9 +103,10 @@ def test_no_method_returns_less_than_its_start(method: str, x: Floats, queries: 
 @pytest.mark.slow
 def test_distillation_helps_on_queries_that_lie_off_the_documents(x: Floats, queries: Floats) -> None:
     data = both(x, queries)
-    plain = from_spec(SPECS["jpq"]).fit(x)
+    spec = "JPQ4(bits=4)"  # with more bytes these few rows leave nothing to learn
+    plain = from_spec(spec).fit(x)
     before = Validation(Vectors(x), data.validation, {}).measure(plain, Encoded.of(plain, Vectors(x)))
-    trained = run(x, data, "jpq", loss="listwise", epochs=12, codebook_rate=0.05, map_rate=0.03)
+    trained = run(x, data, "jpq", spec=spec, loss="listwise", epochs=12, codebook_rate=0.01, map_rate=0.01)
     assert trained.helped
     assert trained.value > before.mean + 0.01
     assert "Training helped" in trained.verdict
