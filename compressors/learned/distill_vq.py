@@ -13,9 +13,10 @@ Documents that are added later get the codes that they would have had. They rank
 same as long as these are few, as with every codec that is fitted: 256 codewords of ten documents each know these ten.
 Fitted on either half of SciFact (2,592 documents), the nDCG@10 of queries is lower when what they look for lies in the
 other half, by .083 for OPQ at 24 bytes, .078 for VTQ and .080 here, and by .038, .031 and .026 at 48 bytes. Training
-adds .008 and .005 to what its own start loses, both within a 95 % interval around nothing. VTQ loses half of that on halves of 10,000 texts and a tenth on 50,000. Of
-10,000 texts that were added to 85,000 after training, as many are found as of those that trained and were not in the
-sample of the fit (.799 of the ten best, 48 bytes). A small corpus that has grown by much is best trained again.
+adds .008 and .005 to what its own start loses, both within a 95 % interval around nothing. VTQ loses half of that on
+halves of 10,000 texts and a tenth on 50,000. Of 10,000 texts that were added to 85,000 after training, as many are
+found as of those that trained and were not in the sample of the fit (.799 of the ten best, 48 bytes). A small corpus
+that has grown by much is best trained again.
 
 Xiao, Liu, Han, Zhang, Lian, Gong, Chen, Yang, Sun, Shao and Xie, "Distill-VQ: learning retrieval oriented vector
 quantization by distilling knowledge from dense embeddings", SIGIR 2022, sections 3.2-3.4.
