@@ -1,6 +1,7 @@
 // What the scans share: rows that may be returned, per-row factors, top-k and threads. Baseline instructions only.
 #pragma once
 
+#include <cmath>
 #include <cstdint>
 #include <cstring>
 #include <functional>
@@ -55,6 +56,21 @@ struct Factors {
         if (scale) raw = raw * half_to_float(scale[row]);
         if (shift) raw = raw + shift_weight[query] * half_to_float(shift[row]);
         return raw + bias[query];
+    }
+
+    // The most that a row may score whose raw score is at most `slack` more than `raw`; never NaN.
+    float most(double raw, double slack, int64_t row, int64_t query) const {
+        if (scale) {
+            const double mine = half_to_float(scale[row]);
+            raw *= mine, slack *= std::abs(mine);
+        }
+        if (shift) {
+            const double mine = shift_weight[query] * half_to_float(shift[row]);
+            raw += mine, slack += 1e-6 * std::abs(mine);
+        }
+        const double sum = raw + bias[query] + slack + 1e-6 * (std::abs(raw) + std::abs(double{bias[query]}));
+        return sum < std::numeric_limits<float>::infinity() ? static_cast<float>(sum)
+                                                            : std::numeric_limits<float>::infinity();
     }
 };
 

@@ -91,19 +91,11 @@ class Scan {
 
     // Score the rows that the query in whole numbers does not rule out.
     void sift(int64_t first, int64_t row, int64_t stop) {
-        const Factors& factors = request_.factors;
-        const float bias = factors.bias[0];
         int32_t sums[kChunkRows];
         request_.loops->dots_i8(run_.codes + row * run_.stride, run_.stride, stop - row, run_.dim, whole_->words.data(),
                                 sums);
         for (int64_t i = row; i < stop; ++i) {
-            double raw = whole_->unit * sums[i - row], slack = whole_->slack;
-            if (factors.scale) {
-                const double scale = half_to_float(factors.scale[i]);
-                raw *= scale, slack *= std::abs(scale);
-            }
-            if (factors.shift) raw += factors.shift_weight[0] * half_to_float(factors.shift[i]);
-            const double most = raw + bias + slack + 1e-6 * (std::abs(raw) + std::abs(bias));
+            const float most = request_.factors.most(whole_->unit * sums[i - row], whole_->slack, i, 0);
             if (!(most < best_[0].threshold()) && is_live(i - first)) score(first, i, i + 1);
         }
     }

@@ -104,27 +104,11 @@ class Scan {
             for (uint32_t bits = q.hits[i] & live_[i]; bits; bits &= bits - 1) {
                 const int64_t r = __builtin_ctz(bits), row = 32 * (first + i) + r;
                 const uint16_t sum = q.sums[32 * i + r];
-                const float most = upper(query, row, bound.base + bound.step * sum, bound.slack);
+                const float most = factors_.most(bound.base + bound.step * sum, bound.slack, row, query);
                 if (most < best_[query].threshold()) continue;
                 found.push_back({most, sum, row});
                 rescorer_.fetch(row);
             }
-    }
-
-    // The most that a row may score whose raw score is at most `slack` more than `raw`.
-    float upper(int64_t query, int64_t row, double raw, double slack) const {
-        const double bias = factors_.bias[query];
-        if (factors_.scale) {
-            const double scale = half_to_float(factors_.scale[row]);
-            raw *= scale, slack *= std::abs(scale);
-        }
-        if (factors_.shift) {
-            const double shift = factors_.shift_weight[query] * half_to_float(factors_.shift[row]);
-            raw += shift, slack += 1e-6 * std::abs(shift);
-        }
-        const double most = raw + bias + slack + 1e-6 * (std::abs(raw) + std::abs(bias));
-        return most < std::numeric_limits<float>::infinity() ? static_cast<float>(most)
-                                                             : std::numeric_limits<float>::infinity();
     }
 
     // Score the candidates of a query; the most promising ones of many first, since they rule out most of the others.
@@ -164,7 +148,7 @@ class Scan {
             const std::optional<double> slack = rescorer_.estimate(query, rows, sums, n, raw);
             if (!slack) return;
             for (int64_t i = 0; i < n; ++i)
-                mine[i].bound = std::min(mine[i].bound, upper(query, rows[i], raw[i], *slack));
+                mine[i].bound = std::min(mine[i].bound, factors_.most(raw[i], *slack, rows[i], query));
         }
     }
 

@@ -81,16 +81,17 @@ class BitSums {
         : loops_(loops), codes_(codes) {
         for (int b = 1; b < codes.stored(); ++b) stride_ += weights_of(b);
         weights_.resize(n_queries * stride_);
-        std::vector<float> weight(stride_);
+        std::vector<float> step(stride_, 0.0f), weight(stride_, 0.0f);  // of a bit; times the query
+        for (int64_t at = 0, b = 1; b < codes.stored(); at += weights_of(b), ++b)
+            for (size_t s = 0; s < segments.size(); ++s) {
+                const float mine = bit_step(segments[s], counts[s], 1 << (codes.bits - 1 - b));
+                for (int64_t d = segments[s].first; d < std::min(segments[s].stop, codes.covered(b)); ++d)
+                    step[at + d] = mine;
+            }
         for (int64_t query = 0; query < n_queries; ++query) {
-            std::fill(weight.begin(), weight.end(), 0.0f);
-            float* mine = weight.data();
-            for (int b = 1; b < codes.stored(); mine += weights_of(b), ++b)
-                for (size_t s = 0; s < segments.size(); ++s) {
-                    const float step = bit_step(segments[s], counts[s], 1 << (codes.bits - 1 - b));
-                    for (int64_t d = segments[s].first; d < std::min(segments[s].stop, codes.covered(b)); ++d)
-                        mine[d] = step * codes.queries[query * codes.dim() + d];
-                }
+            for (int64_t at = 0, b = 1; b < codes.stored(); at += weights_of(b), ++b)
+                for (int64_t d = 0; d < codes.covered(b); ++d)
+                    weight[at + d] = step[at + d] * codes.queries[query * codes.dim() + d];
             float most = 0;
             for (const float w : weight) most = std::max(most, std::abs(w));
             const float unit = most > 0 && std::isfinite(most) ? most / 127 : 1;
