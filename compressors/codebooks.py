@@ -21,6 +21,7 @@ from numpy.typing import NDArray
 
 from ragq.checks import check_embeddings, check_int
 from ragq.compressors import _cpu
+from ragq.compressors.reduction import second_moment
 from ragq.errors import InvalidArgumentError
 
 __all__ = ["cpu_threads", "even_offsets", "fit_codebook", "kmeans", "nibble_order", "sample_rows"]
@@ -117,7 +118,7 @@ def progressive_kmeans(x: Floats, k: int, *, iterations: int, seed: int) -> Floa
     ndarray of float32, shape (k, dim)
     """
     dim, threads = x.shape[1], cpu_threads()
-    axes = np.linalg.eigh(x.T @ x)[1][:, ::-1].astype(np.float32)
+    axes = np.linalg.eigh(second_moment(x))[1][:, ::-1].astype(np.float32)
     rotated = x @ axes
     centroids: Floats | None = None
     for run in range(1, PROGRESSIVE_RUNS + 1):
