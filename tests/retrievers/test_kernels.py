@@ -13,7 +13,7 @@ from hypothesis import strategies as st
 
 from ragq.compressors.scorers import DenseScorer, HammingScorer, LookupScorer, PlanesScorer, RaggedPlanesScorer
 from ragq.errors import InvalidArgumentError
-from ragq.layouts import Block, Layout, padded
+from ragq.layouts import Block, Layout, padded, to_blocks
 from ragq.retrievers import kernels
 from ragq.retrievers.kernels import cpu, reference
 from ragq.select import pack_mask
@@ -60,8 +60,8 @@ class Case:
             m = min(dim, 100)
             columns = self.columns(Layout("nibbles", m))
             return (columns["high"], columns["low"], self.normal(q, m, 256)), {}, 0
-        if kernel == "planes":
-            bits = int(self.rng.integers(1, 9))
+        if kernel in ("planes", "bits"):
+            bits = 1 if kernel == "bits" else int(self.rng.integers(2, 9))
             columns = self.columns(Layout("planes", dim, bits))
             levels = np.sort(self.normal(1 << bits))
             return ([columns[f"plane{b}"] for b in range(bits)], self.normal(q, dim), levels), {}, 1e-5
@@ -113,7 +113,7 @@ def assert_same(answer, expected, tolerance, size=1.0):
 
 def check(kernel, case, instructions, **extra):
     args, options, tolerance = case.arguments(kernel)
-    name = {"ragged": "planes", "coded": "planes"}.get(kernel, kernel.split("-")[0])
+    name = {"bits": "planes", "ragged": "planes", "coded": "planes"}.get(kernel, kernel.split("-")[0])
     answer = getattr(cpu, name)(instructions, *args, **options, **case.scan, **extra)
     expected = getattr(reference, name)(*args, **options, **case.scan)
     largest = 1.0 if options.get("levels") is None else float(np.abs(options["levels"]).max())
@@ -121,7 +121,7 @@ def check(kernel, case, instructions, **extra):
     assert_same(answer, expected, tolerance, 20 * largest * np.sqrt(case.dim))
 
 
-KERNELS = ("lut4", "lut8", "planes", "ragged", "coded", "hamming", *(f"dense-{dtype}" for dtype in DTYPES))
+KERNELS = ("lut4", "lut8", "planes", "bits", "ragged", "coded", "hamming", *(f"dense-{dtype}" for dtype in DTYPES))
 
 
 @pytest.mark.parametrize("kernel", KERNELS)
@@ -270,9 +270,24 @@ def test_signed_bytes_that_only_the_smallest_weights_tell_apart(instructions):
     np.testing.assert_array_equal(got[1], expected[1])
 
 
+@pytest.mark.parametrize("sign", [1, -1])
+@pytest.mark.parametrize("instructions", SETS)
+def test_positive_scales_do_not_hide_rows(instructions, sign):
+    rng = np.random.default_rng(6)
+    codes = to_blocks(rng.integers(0, 16, (4096, 24), dtype=np.uint8))
+    tables = (rng.random((5, 24, 16)) + sign * 2).astype(np.float32)  # all scores of one sign
+    scale = rng.uniform(0.25, 4, 4096).astype(np.float16)
+    case = {"k": 10, "rows": 4096, "scale": scale, "bias": rng.standard_normal(5).astype(np.float32)}
+    assert_same(cpu.lut4(instructions, codes, tables, **case), reference.lut4(codes, tables, **case), 0)
+
+
 PLANES = {
     "even": (Layout("planes", 96, 4, 2), PlanesScorer, np.array([16]), {}),
     "short": (Layout("planes", 100, 3, 1), PlanesScorer, np.array([8]), {}),
+    # how many parts of the first plane have their sums averaged in bytes: 4, 8, and none of so many
+    "400": (Layout("planes", 400, 2, 1), PlanesScorer, np.array([4]), {}),
+    "1000": (Layout("planes", 1000, 2, 1), PlanesScorer, np.array([4]), {}),
+    "1600": (Layout("planes", 1600, 2, 1), PlanesScorer, np.array([4]), {}),
     "ragged": (
         Layout("planes", 100, 3, 1, widths=(100, 61, 40)),
         RaggedPlanesScorer,
@@ -282,14 +297,16 @@ PLANES = {
 }
 
 
-@pytest.mark.parametrize("n_queries", [1, 20])
-@pytest.mark.parametrize("name", PLANES)
+@pytest.mark.parametrize(
+    ("name", "n_queries"), [*((name, 20) for name in PLANES), ("even", 1), ("short", 1), ("ragged", 1)]
+)
 @pytest.mark.parametrize("instructions", SETS)
 def test_estimates_by_planes_keep_the_top_rows(instructions, name, n_queries, monkeypatch):
     monkeypatch.setenv("RAGQ_KERNEL", instructions)
     layout, form, sizes, options = PLANES[name]
     rng = np.random.default_rng(3)
-    codes = rng.integers(0, 256, (2 * kernels.MARGIN_ROWS, layout.code_size), dtype=np.uint8)
+    rows = kernels.MARGIN_ROWS * (1 if layout.count > 100 else 2)
+    codes = rng.integers(0, 256, (rows, layout.code_size), dtype=np.uint8)
     factors = rng.uniform(0.5, 1.5, (len(codes), layout.factors)).astype(np.float16)
     codes[:, layout.width :] = factors.view(np.uint8)
     levels = np.concatenate([np.sort(rng.standard_normal(size)) for size in sizes]).astype(np.float32)  # far from even

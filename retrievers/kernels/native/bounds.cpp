@@ -106,13 +106,13 @@ Bound round_tables(const Loops& loops, const float* tables, int64_t m, int64_t e
 }
 
 Bound round_plane(const float* weight, int64_t dim, int64_t group) {
-    const int64_t width = (dim + 7) / 8;
+    const int64_t triples = (dim + 23) / 24;
     Bound bound;
-    bound.tables = Lines(width * kPlaneTable);
+    bound.tables = Lines(triples * kTripleTable);
     double most = 0, size = 0;
-    for (int64_t j = 0; j < width; j += group) {
+    for (int64_t j = 0; j < triples; j += group) {
         double range = 0;
-        for (int64_t d = 8 * j; d < std::min(dim, 8 * (j + group)); ++d) range += std::abs(weight[d]);
+        for (int64_t d = 24 * j; d < std::min(dim, 24 * (j + group)); ++d) range += std::abs(weight[d]);
         most = std::max(most, range), size += range;
     }
     if (!std::isfinite(size)) {  // no bound: every row is scored by the float tables
@@ -121,18 +121,17 @@ Bound round_plane(const float* weight, int64_t dim, int64_t group) {
     }
     if (most > 0) bound.step = most / 254;  // room for what the float sums round up
     const float step = static_cast<float>(bound.step), inverse = 1 / step;
-    for (int64_t j = 0; j < width; ++j) {
-        float w[8] = {}, entry[kPlaneEntries] = {};
-        for (int64_t i = 0; i < 8 && 8 * j + i < dim; ++i) w[i] = weight[8 * j + i];
-        for (int i = 0; i < 8; ++i) entry[0] -= w[i] < 0 ? w[i] : 0;
-        bound.base -= entry[0];
-        for (int i = 0; i < 7; ++i)
-            for (int code = 0; code < 1 << i; ++code) entry[(1 << i) + code] = entry[code] + w[i];
-        uint8_t* table = bound.tables.data() + j * kPlaneTable;
-        bound.slack += round_table(entry, kPlaneEntries, 0, step, inverse, 255, table);
-        const int eighth = static_cast<int>(w[7] * inverse);  // towards zero: no sum falls below it
-        std::fill_n(table + kPlaneEntries, 4, static_cast<uint8_t>(eighth));
-        bound.slack += std::max(0.0f, w[7] - static_cast<float>(eighth) * step);
+    for (int64_t j = 0; j < 4 * triples; ++j) {
+        float entry[64] = {};
+        for (int i = 0; i < 6; ++i) {
+            // the first six bits of a byte, or the last two of three bytes
+            const int64_t d = j / 4 * 24 + (j % 4 < 3 ? j % 4 * 8 + i : i / 2 * 8 + 6 + i % 2);
+            const float w = d < dim ? weight[d] : 0;
+            for (int code = 0; code < 1 << i; ++code) entry[(1 << i) + code] = entry[code] + w;
+        }
+        const float low = *std::min_element(entry, entry + 64);
+        bound.base += low;
+        bound.slack += round_table(entry, 64, low, step, inverse, 255, bound.tables.data() + 64 * j);
     }
     bound.slack += 1e-6 * static_cast<double>(dim + 1) * size;
     return bound;
@@ -148,6 +147,7 @@ Sample take_sample(const Loops& loops, const LutCodes& codes, const Rows& rows, 
             sample.rows.push_back(32 * (first + (stop - first) * i / n_blocks) + r);
     sample.raw.resize(n * n_queries);
     rescorer.raw_all(n_queries, sample.rows.data(), n, sample.raw.data());
+    Lines scratch(codes.group ? scratch_bytes(1, codes.pairs) : 0);
     for (int64_t query = 0; query < n_queries; ++query)
         for (int64_t i = 0; i < n_blocks; ++i) {
             uint32_t hits;
@@ -155,7 +155,7 @@ Sample take_sample(const Loops& loops, const LutCodes& codes, const Rows& rows, 
             LutQuery q = {};
             q.tables = bounds[query].tables.data(), q.hits = &hits, q.sums = sums;
             const LutRun run = {codes.high + sample.rows[i * 32 / kSampleStride] * codes.pairs, nullptr, codes.pairs, 1,
-                                nullptr, nullptr, codes.group, nullptr};
+                                nullptr, nullptr, codes.group, codes.folds, scratch.data(), true};
             (codes.group ? loops.plane : loops.lut4)(run, &q, 1);
             for (int64_t r = 0; r < 32; r += kSampleStride) sample.sums.push_back(sums[r]);
         }
@@ -168,6 +168,17 @@ Estimate fit_estimate(const float* raw, const float* sums, int64_t n, double mar
     if (!(line.slope > 0) || !std::isfinite(slack))  // the sample says nothing: rule no row out
         return {0, 1, std::numeric_limits<double>::infinity()};
     return {-line.offset / line.slope, 1 / line.slope, slack};
+}
+
+float second_weight(const float* raw, const float* first, const float* second, int64_t n) {
+    double mean[3] = {}, c[3][3] = {};
+    const float* x[3] = {first, second, raw};
+    for (int a = 0; a < 3; ++a)
+        for (int64_t i = 0; i < n; ++i) mean[a] += x[a][i] / static_cast<double>(n);
+    for (int a = 0; a < 3; ++a)
+        for (int b = 0; b <= a; ++b)
+            for (int64_t i = 0; i < n; ++i) c[a][b] += (x[a][i] - mean[a]) * (x[b][i] - mean[b]);
+    return static_cast<float>((c[2][1] * c[0][0] - c[2][0] * c[1][0]) / (c[2][0] * c[1][1] - c[2][1] * c[1][0]));
 }
 
 void measure_bounds(const Sample& sample, double margin, std::vector<Bound>& bounds) {

@@ -6,7 +6,6 @@
 #include <cstring>
 #include <functional>
 #include <limits>
-#include <optional>
 #include <vector>
 
 #include "loops.h"
@@ -120,6 +119,11 @@ void each_query_part(int64_t n_queries, int64_t threads, const std::function<voi
 // only what threads are left over share out the rows. `scan` gets the part of the request from query `first` on.
 void share_queries(const Request& request, const std::function<void(const Request&, int64_t first)>& scan);
 
+// A raw score is base + step * sum, at most `slack` more.
+struct Estimate {
+    double base = 0, step = 1, slack = 0;
+};
+
 // Scores rows exactly; what a scan of bounds calls for the rows that it could not rule out.
 class Rescorer {
   public:
@@ -132,9 +136,9 @@ class Rescorer {
     virtual void raw_all(int64_t n_queries, const int64_t* rows, int64_t n, float* out) {
         for (int64_t query = 0; query < n_queries; ++query) raw(query, rows, n, out + query * n);
     }
-    // Estimate raw scores more closely than the sums of the first pass do, and return how much more they may be; none
-    // when there is nothing between the sums and the scores.
-    virtual std::optional<double> estimate(int64_t, const int64_t*, const uint16_t*, int64_t, float*) { return {}; }
+    // Whether there is a closer estimate than the sums of the first pass, which it turns into its own for some rows.
+    virtual bool estimates() const { return false; }
+    virtual Estimate estimate(int64_t, const int64_t*, int64_t, float*) { return {}; }
 };
 
 }  // namespace ragq

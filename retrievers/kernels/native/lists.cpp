@@ -223,7 +223,7 @@ class CandidateScan {
         const int64_t at = first * 32 * codes_.pairs;
         const LutRun run = {codes_.high + at, codes_.low ? codes_.low + at : nullptr, codes_.pairs, stop - first,
                             factors.scale ? factors.scale + 32 * first : nullptr,
-                            factors.shift ? factors.shift + 32 * first : nullptr, 0, scratch_.data()};
+                            factors.shift ? factors.shift + 32 * first : nullptr, 0, -1, scratch_.data(), true};
         LutQuery q[kMaxQueries];
         for (int i = 0; i < n; ++i) {
             q[i].tables = bounds_[queries[i] - first_].tables.data();

@@ -22,17 +22,22 @@ struct LutRun {
     int64_t blocks;
     const uint16_t* scale;  // fp16 factors of the first row on, or null
     const uint16_t* shift;
-    int64_t group;          // plane: bytes of a row whose entries add up to at most 255
-    uint8_t* scratch;       // lut8: room for (blocks + 1) * 32 * 2 * pairs bytes
+    int64_t group;          // plane: triples of bytes of a row whose entries add up to at most 255
+    int folds;              // plane: -1, or the sum of a row is the mean of those of 2^folds groups
+    uint8_t* scratch;       // lut8, plane: room for scratch_bytes(blocks, pairs)
+    bool fresh;             // plane: the scratch does not hold these codes yet
 };
 
-// A plane's table for a byte, eight dimensions: an entry for each value of the lower seven bits, then what the eighth
-// adds, modulo 256, four times.
-constexpr int64_t kPlaneTable = 192, kPlaneEntries = 128;
+// Room for the byte codes of blocks in pairs, which lut8 and plane sum for one query after the other.
+constexpr int64_t scratch_bytes(int64_t blocks, int64_t pairs) { return (blocks + 1) / 2 * 64 * 2 * (pairs + 2); }
+
+// A plane's tables for three bytes, 24 dimensions: 64 entries each for the first six bits of every byte, and for the
+// last two bits of all three.
+constexpr int64_t kTripleTable = 256;
 
 // A query's rounded tables and the rows it still wants.
 struct LutQuery {
-    // lut4: `Loops::copies` of each 16-byte table; lut8: 256 bytes a sub-quantizer; plane: `kPlaneTable` bytes a byte
+    // lut4: `Loops::copies` of each 16-byte table; lut8: 256 bytes a sub-quantizer; plane: see `kTripleTable`
     const uint8_t* tables;
     uint32_t threshold;     // without factors: a row is hit when its sum of entries is at least this
     float base, step;       // with factors: raw score = base + step * sum, at most `slack` more
@@ -71,7 +76,7 @@ struct Loops {
     bool whole_bytes;  // lut8 keeps a table in registers: looking at the high nibbles first gains nothing
     void (*lut4)(const LutRun&, const LutQuery*, int n_queries);
     void (*lut8)(const LutRun&, const LutQuery*, int n_queries);
-    // One bit a dimension, eight look-ups at once; null where there is no instruction for it: `lut4` does, too.
+    // One bit a dimension, six at once; null where there is no instruction for it: `lut4` does, too.
     void (*plane)(const LutRun&, const LutQuery*, int n_queries);
     void (*hamming)(const uint8_t* codes, int64_t width, int64_t rows, const HammingQuery*, int n_queries);
     void (*dense)(const DenseRun&);

@@ -2,6 +2,7 @@
 
 #include <algorithm>
 #include <cmath>
+#include <optional>
 
 namespace ragq {
 
@@ -12,20 +13,33 @@ constexpr int64_t kFirst = 8;          // candidates beyond k that are scored be
 constexpr int64_t kBatch = 32;         // rows that are scored at once
 constexpr int kFewRows = 2;            // a batch scores so few live rows of a block faster than it scans the block
 
-// The threshold of `q` for a query whose k-th best score is `least`.
-void set_threshold(LutQuery& q, const Bound& bound, const Factors& factors, int64_t query, float least) {
-    const double bias = factors.bias[query];
-    if (factors.scale) {
-        q.base = static_cast<float>(bound.base), q.step = static_cast<float>(bound.step);
-        q.slack = static_cast<float>(bound.slack);
-        q.shift_weight = factors.shift ? factors.shift_weight[query] : 0;
-        const double floor = least - bias;
-        q.floor = static_cast<float>(floor - 1e-6 * (std::abs(floor) + std::abs(bias)));
+// The scales of some rows when they are positive: then a row is hit by its sum alone, give or take their range.
+struct Scales {
+    float low = 1, high = 1;
+
+    static std::optional<Scales> of(const uint16_t* scale, int64_t n) {
+        uint16_t low = 0xFFFF, high = 0;  // positive halves are in the order of their bits
+        for (int64_t i = 0; i < n; ++i) low = std::min(low, scale[i]), high = std::max(high, scale[i]);
+        if (low == 0 || high >= 0x7C00) return {};
+        return Scales{half_to_float(low), half_to_float(high)};
+    }
+};
+
+// The threshold of `q` for a query whose k-th best score is `least`; without `scales` by the factors of each row.
+void set_threshold(LutQuery& q, const Bound& bound, const Factors& factors, const std::optional<Scales>& scales,
+                   int64_t query, float least) {
+    const double bias = factors.bias[query], rounding = 1e-6 * (std::abs(bias) + std::abs(double{least}));
+    const double floor = least - bias - rounding;
+    if (scales) {
+        const double raw = floor / (floor > 0 ? scales->high : scales->low);
+        const double sum = (raw - bound.base - bound.slack) / bound.step;
+        q.threshold = sum > 0 ? static_cast<uint32_t>(std::min(std::ceil(sum), 65536.0)) : 0;  // NaN, -inf: all rows
         return;
     }
-    const double rounding = 1e-6 * (std::abs(bias) + std::abs(static_cast<double>(least)));
-    const double sum = (least - bias - bound.base - bound.slack - rounding) / bound.step;
-    q.threshold = sum > 0 ? static_cast<uint32_t>(std::min(std::ceil(sum), 65536.0)) : 0;  // NaN and -inf: all rows
+    q.base = static_cast<float>(bound.base), q.step = static_cast<float>(bound.step);
+    q.slack = static_cast<float>(bound.slack);
+    q.shift_weight = factors.shift ? factors.shift_weight[query] : 0;
+    q.floor = static_cast<float>(floor);
 }
 
 // One thread's scan: its rows, tile by tile, all queries on a tile.
@@ -37,7 +51,7 @@ class Scan {
           n_queries_(static_cast<int64_t>(bounds.size())), found_(n_queries_),
           few_rows_(n_queries_ < kMaxQueries ? 0 : kFewRows),
           loop_(eight ? loops.lut8 : codes.group ? loops.plane : loops.lut4),
-          scratch_(eight ? (kTileBlocks + 1) * 64 * codes.pairs : 0) {}
+          scratch_(eight || codes.group ? scratch_bytes(kTileBlocks, codes.pairs) : 0) {}
 
     void run() {
         const int64_t stop = (rows_.stop + 31) / 32;
@@ -73,26 +87,31 @@ class Scan {
 
     void scan_run(int64_t first, int64_t stop) {
         const int64_t at = first * 32 * codes_.pairs;
-        const LutRun run = {codes_.high + at,
-                            codes_.low ? codes_.low + at : nullptr,
-                            codes_.pairs,
-                            stop - first,
-                            factors_.scale ? factors_.scale + 32 * first : nullptr,
-                            factors_.shift ? factors_.shift + 32 * first : nullptr,
-                            codes_.group,
-                            scratch_.data()};
-        for (int64_t query = 0; query < n_queries_; query += kMaxQueries) {
+        std::optional<Scales> scales = Scales{};
+        if (factors_.scale) scales = Scales::of(factors_.scale + 32 * first, 32 * (stop - first));
+        if (factors_.shift) scales = {};
+        LutRun run = {codes_.high + at,
+                      codes_.low ? codes_.low + at : nullptr,
+                      codes_.pairs,
+                      stop - first,
+                      scales ? nullptr : factors_.scale + 32 * first,
+                      factors_.shift ? factors_.shift + 32 * first : nullptr,
+                      codes_.group,
+                      codes_.folds,
+                      scratch_.data(),
+                      true};
+        for (int64_t query = 0; query < n_queries_; query += kMaxQueries, run.fresh = false) {
             const int n = static_cast<int>(std::min<int64_t>(kMaxQueries, n_queries_ - query));
             LutQuery q[kMaxQueries];
             for (int i = 0; i < n; ++i) {
                 q[i].tables = bounds_[query + i].tables.data();
                 q[i].hits = hits_[i], q[i].sums = sums_[i];
-                set_threshold(q[i], bounds_[query + i], factors_, query + i, best_[query + i].threshold());
+                set_threshold(q[i], bounds_[query + i], factors_, scales, query + i, best_[query + i].threshold());
             }
             loop_(run, q, n);
             for (int i = 0; i < n; ++i) {
                 if (found_[query + i].size() >= rescorer_.together()) settle(query + i);
-                if (factors_.scale || q[i].threshold < 65536) collect(first, stop, query + i, q[i]);
+                if (!scales || q[i].threshold < 65536) collect(first, stop, query + i, q[i]);
             }
         }
     }
@@ -111,20 +130,25 @@ class Scan {
             }
     }
 
-    // Score the candidates of a query; the most promising ones of many first, since they rule out most of the others.
+    // Score the candidates of a query that closer estimates leave, where there are any.
     void settle(int64_t query) {
         std::vector<Candidate>& found = found_[query];
-        const int64_t ahead = best_[query].k() + kFirst;
-        if (static_cast<int64_t>(found.size()) > 2 * ahead) {
-            std::nth_element(found.begin(), found.begin() + ahead, found.end(),
-                             [](const Candidate& a, const Candidate& b) { return a.bound > b.bound; });
-            score(query, found.begin(), found.begin() + ahead);
-            found.erase(found.begin(), found.begin() + ahead);
-        }
+        if (!rescorer_.estimates() || best_[query].threshold() == kNone) score_ahead(query);
         drop(query);
-        estimate(query);
+        if (rescorer_.estimates()) estimate(query), score_ahead(query);
         score(query, found.begin(), found.end());
         found.clear();
+    }
+
+    // Score the most promising ones of many, since they rule out most of the others.
+    void score_ahead(int64_t query) {
+        std::vector<Candidate>& found = found_[query];
+        const int64_t ahead = best_[query].k() + kFirst;
+        if (static_cast<int64_t>(found.size()) <= 2 * ahead) return;
+        std::nth_element(found.begin(), found.begin() + ahead, found.end(),
+                         [](const Candidate& a, const Candidate& b) { return a.bound > b.bound; });
+        score(query, found.begin(), found.begin() + ahead);
+        found.erase(found.begin(), found.begin() + ahead);
     }
 
     // Leave out candidates that what was scored since has ruled out.
@@ -135,20 +159,19 @@ class Scan {
                     found.end());
     }
 
-    // Bound candidates by the rescorer's estimates, where it has any.
+    // Bound candidates by the rescorer's estimates.
     void estimate(int64_t query) {
         std::vector<Candidate>& found = found_[query];
         for (size_t first = 0; first < found.size(); first += kBatch) {
             int64_t rows[kBatch];
-            uint16_t sums[kBatch];
-            float raw[kBatch];
+            float sums[kBatch];
             Candidate* mine = found.data() + first;
             const int64_t n = std::min<int64_t>(kBatch, found.size() - first);
             for (int64_t i = 0; i < n; ++i) rows[i] = mine[i].row, sums[i] = mine[i].sum;
-            const std::optional<double> slack = rescorer_.estimate(query, rows, sums, n, raw);
-            if (!slack) return;
+            const Estimate line = rescorer_.estimate(query, rows, n, sums);
             for (int64_t i = 0; i < n; ++i)
-                mine[i].bound = std::min(mine[i].bound, factors_.most(raw[i], *slack, rows[i], query));
+                mine[i].bound = std::min(
+                    mine[i].bound, factors_.most(line.base + line.step * sums[i], line.slack, rows[i], query));
         }
     }
 

@@ -12,7 +12,8 @@ struct LutCodes {
     int64_t pairs;        // 32-byte groups a block
     int64_t m;            // sub-quantizers, 2 * pairs or one less
     const float* tables;  // (n_queries, m, 16 or 256)
-    int64_t group = 0;    // not 0: bits, summed by Loops::plane; see LutRun::group
+    int64_t group = 0;    // not 0: bits, summed by Loops::plane; see LutRun
+    int folds = -1;
 
     int64_t entries() const { return low ? 256 : 16; }
     int code(int64_t row, int64_t j) const {
@@ -34,11 +35,6 @@ class Lines {
     std::vector<uint8_t> bytes_;
 };
 
-// A raw score is base + step * sum, at most `slack` more.
-struct Estimate {
-    double base = 0, step = 1, slack = 0;
-};
-
 // A query's rounded tables, and what the sum of their entries says of the raw score.
 struct Bound : Estimate {
     Lines tables;
@@ -47,7 +43,8 @@ struct Bound : Estimate {
 // Tables of 16 or 256 entries rounded down to 0 .. 63.
 Bound round_tables(const Loops& loops, const float* tables, int64_t m, int64_t entries);
 
-// Tables of bits for `Loops::plane`, where a bit of dimension d adds `weight[d]`; `group` as in LutRun.
+// Tables of bits for `Loops::plane`, where a bit of dimension d adds `weight[d]`; `group` as in LutRun. The bound is on
+// the whole sum, not on the mean of parts of it.
 Bound round_plane(const float* weight, int64_t dim, int64_t group);
 
 // Scan all rows: rows whose bound cannot beat the k-th score so far are skipped, the others go to the rescorer.
@@ -68,6 +65,10 @@ Sample take_sample(const Loops& loops, const LutCodes& codes, const Rows& rows, 
 // An estimate by measure: the sum that a row of a given raw score has is fitted by a line, and rows more than `margin`
 // standard deviations below it are ruled out.
 Estimate fit_estimate(const float* raw, const float* sums, int64_t n, double margin);
+
+// What a unit of `second` is worth beside one of `first` in the sum of both that tells most of the raw scores: its
+// coefficient in a least squares fit, as a share of the other's; not a number where the fit says nothing.
+float second_weight(const float* raw, const float* first, const float* second, int64_t n);
 
 // Replace the guaranteed slack of bounds on an approximation by a measured one.
 void measure_bounds(const Sample& sample, double margin, std::vector<Bound>& bounds);

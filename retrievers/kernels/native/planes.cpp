@@ -4,6 +4,7 @@
 #include <array>
 #include <cmath>
 #include <cstring>
+#include <optional>
 
 #include "lut.h"
 
@@ -12,8 +13,9 @@ namespace ragq {
 namespace {
 
 constexpr int64_t kMeanRows = 16;  // times the dimensions: enough codes for a mean
-// Bytes of a row of the first plane that share a byte of sum: few where rounding must not hide a row, many otherwise.
-constexpr int64_t kExactGroup = 3, kGroup = 12;
+// Triples of bytes of a row that share a byte of sum: few where rounding must not hide a row, many otherwise.
+constexpr int64_t kExactGroup = 1, kGroup = 8;
+constexpr int kMostFolds = 3;
 
 Value level_kind(int bits) { return bits <= 4 ? Value::levels16 : Value::levels; }
 
@@ -70,17 +72,16 @@ float bit_step(const Segment& segment, const std::array<int64_t, 256>& counts, i
     return n ? static_cast<float>(sum / n) : 0;
 }
 
-// A closer estimate than the sums of the first plane, from these and the bits of the other planes, which lie together:
-// every bit of a dimension adds what it adds on average, times the query, rounded to a signed byte.
+// A closer estimate than the sums of the first plane, from these and the bits of the other planes, which are rows: every
+// bit of a dimension adds what it adds on average, times the query, rounded to a signed byte.
 class BitSums {
   public:
     std::vector<Estimate> fitted;  // a query
 
     BitSums(const Loops& loops, const PlaneCodes& codes, const std::vector<Segment>& segments, const Counts& counts,
-            const std::vector<Bound>& first, int64_t n_queries)
+            int64_t n_queries)
         : loops_(loops), codes_(codes) {
         for (int b = 1; b < codes.stored(); ++b) stride_ += weights_of(b);
-        weights_.resize(n_queries * stride_);
         std::vector<float> step(stride_, 0.0f), weight(stride_, 0.0f);  // of a bit; times the query
         for (int64_t at = 0, b = 1; b < codes.stored(); at += weights_of(b), ++b)
             for (size_t s = 0; s < segments.size(); ++s) {
@@ -88,6 +89,7 @@ class BitSums {
                 for (int64_t d = segments[s].first; d < std::min(segments[s].stop, codes.covered(b)); ++d)
                     step[at + d] = mine;
             }
+        units_.assign(n_queries, 1);
         for (int64_t query = 0; query < n_queries; ++query) {
             for (int64_t at = 0, b = 1; b < codes.stored(); at += weights_of(b), ++b)
                 for (int64_t d = 0; d < codes.covered(b); ++d)
@@ -95,35 +97,37 @@ class BitSums {
             float most = 0;
             for (const float w : weight) most = std::max(most, std::abs(w));
             const float unit = most > 0 && std::isfinite(most) ? most / 127 : 1;
-            for (int64_t i = 0; i < stride_; ++i)
-                weights_[query * stride_ + i] =
-                    static_cast<int8_t>(std::isfinite(most) ? std::lrint(weight[i] / unit) : 0);
-            units_.push_back(unit), steps_.push_back(static_cast<float>(first[query].step));
+            for (const float w : weight)
+                weights_.push_back(static_cast<int8_t>(std::isfinite(most) ? std::lrint(w / unit) : 0));
         }
     }
 
-    // Estimate raw scores by a line of what `sum` returns for the rows of a sample.
+    // Estimate raw scores by a line of what `add` makes of the sums of a sample.
     void measure(const Sample& sample, double margin) {
         const int64_t n = static_cast<int64_t>(sample.rows.size());
-        std::vector<float> sums(n);
+        std::vector<float> sums(n), more(n);
         for (size_t query = 0; query < units_.size(); ++query) {
-            for (int64_t i = 0; i < n; ++i)
-                sums[i] = sum(query, sample.rows[i], static_cast<uint16_t>(sample.sums[query * n + i]));
-            fitted.push_back(fit_estimate(sample.raw.data() + query * n, sums.data(), n, margin));
+            const float *raw = sample.raw.data() + query * n, *first = sample.sums.data() + query * n;
+            std::fill(more.begin(), more.end(), 0.0f);
+            add(query, sample.rows.data(), n, more.data());
+            const float unit = second_weight(raw, first, more.data(), n);
+            units_[query] = unit > 0 && std::isfinite(unit) ? unit : 0;
+            for (int64_t i = 0; i < n; ++i) sums[i] = first[i] + units_[query] * more[i];
+            fitted.push_back(fit_estimate(raw, sums.data(), n, margin));
         }
     }
 
-    // The weights of a row's bits, the first plane's by their sum of table entries.
-    float sum(int64_t query, int64_t row, uint16_t first) const {
+    // Add to the sums of table entries of some rows what their other bits weigh.
+    void add(int64_t query, const int64_t* rows, int64_t n, float* sums) const {
         const uint8_t* planes[8];
         int64_t widths[8];
-        const int n = codes_.stored() - 1;
-        for (int b = 1; b <= n; ++b) {
-            widths[b - 1] = codes_.width(b);
-            planes[b - 1] = codes_.planes[b] + row * codes_.width(b);
+        const int others = codes_.stored() - 1;
+        for (int b = 1; b <= others; ++b) widths[b - 1] = codes_.width(b);
+        for (int64_t i = 0; i < n; ++i) {
+            for (int b = 1; b <= others; ++b) planes[b - 1] = codes_.planes[b] + rows[i] * codes_.width(b);
+            const int32_t rest = loops_.weigh_bits(planes, widths, others, weights_.data() + query * stride_);
+            sums[i] += units_[query] * static_cast<float>(rest);
         }
-        const int32_t rest = loops_.weigh_bits(planes, widths, n, weights_.data() + query * stride_);
-        return steps_[query] * static_cast<float>(first) + units_[query] * static_cast<float>(rest);
     }
 
   private:
@@ -131,9 +135,9 @@ class BitSums {
 
     const Loops& loops_;
     const PlaneCodes& codes_;
-    int64_t stride_ = 0;              // weights a query: those of a plane behind those of the one before
+    int64_t stride_ = 0;         // weights a query: those of a plane behind those of the one before
     std::vector<int8_t> weights_;
-    std::vector<float> units_, steps_;  // a query: what a unit of weight and one of the first sum stand for
+    std::vector<float> units_;   // a query: what a unit of weight is worth in units of the first sum
 };
 
 class PlaneRescorer : public Rescorer {
@@ -158,13 +162,11 @@ class PlaneRescorer : public Rescorer {
         }
     }
 
-    std::optional<double> estimate(int64_t query, const int64_t* rows, const uint16_t* sums, int64_t n,
-                                   float* raw) override {
-        if (!bit_sums_) return {};
-        for (int64_t i = 0; i < n; ++i) raw[i] = bit_sums_->sum(query, rows[i], sums[i]);
-        const Estimate& fitted = bit_sums_->fitted[query];
-        for (int64_t i = 0; i < n; ++i) raw[i] = static_cast<float>(fitted.base + fitted.step * raw[i]);
-        return fitted.slack;
+    bool estimates() const override { return bit_sums_ != nullptr; }
+
+    Estimate estimate(int64_t query, const int64_t* rows, int64_t n, float* sums) override {
+        bit_sums_->add(query, rows, n, sums);
+        return bit_sums_->fitted[query];
     }
 
   private:
@@ -220,7 +222,13 @@ struct FirstPlane {
                int64_t n_queries, bool whole)
         : codes{planes.planes[0], nullptr, planes.width(0), 2 * planes.width(0), nullptr} {
         const int64_t dim = planes.covered(0);
-        if (loops.plane && n_queries > 1) codes.group = std::max(whole ? kExactGroup : kGroup, codes.pairs / 256 + 1);
+        if (loops.plane && n_queries > 1) {
+            const int64_t triples = (codes.pairs + 2) / 3;
+            codes.group = std::max(whole ? kExactGroup : kGroup, triples / 256 + 1);
+            for (int folds = 0; !whole && folds <= kMostFolds && codes.folds < 0; ++folds)
+                if (triples <= kGroup << folds) codes.folds = folds;
+            if (codes.folds >= 0) codes.group = 1 + ((triples - 1) >> codes.folds);
+        }
         std::vector<float> weight(dim);
         for (int64_t query = 0; query < n_queries; ++query) {
             const float* mine = planes.queries + query * planes.dim();
@@ -331,7 +339,7 @@ static void planes_part(const Request& request, const PlaneCodes& codes, double 
         PlaneRescorer rescorer(loops, codes, queries, segments, nullptr);
         const Sample sample = take_sample(loops, first.codes, request.rows, rescorer, first.bounds);
         if (codes.stored() > 1) {
-            bit_sums.emplace(loops, codes, segments, counts, first.bounds, request.n_queries);
+            bit_sums.emplace(loops, codes, segments, counts, request.n_queries);
             bit_sums->measure(sample, margin);
         }
         measure_bounds(sample, margin, first.bounds);
