@@ -11,7 +11,8 @@ namespace {
 constexpr int64_t kTileBlocks = 16;
 constexpr int64_t kFirst = 8;          // candidates beyond k that are scored before the others
 constexpr int64_t kBatch = 32;         // rows that are scored at once
-constexpr int kFewRows = 2;            // a batch scores so few live rows of a block faster than it scans the block
+constexpr int64_t kSparse = 5;         // one of so many blocks is reached sooner by reading all: gaps cost more
+constexpr int64_t kProbes = 256;
 
 // The scales of some rows when they are positive: then a row is hit by its sum alone, give or take their range.
 struct Scales {
@@ -42,6 +43,42 @@ void set_threshold(LutQuery& q, const Bound& bound, const Factors& factors, cons
     q.floor = static_cast<float>(floor);
 }
 
+// Live rows of blocks that have few, put together in blocks of their own, factors and all.
+class Packed {
+  public:
+    static constexpr int64_t most = 32 * kTileBlocks;
+    int64_t rows = 0;
+    int64_t names[most] = {};  // their numbers in the columns
+
+    Packed(const LutCodes& codes, const Factors& factors)
+        : codes_(codes), factors_(factors), high_(most * codes.pairs), low_(codes.low ? most * codes.pairs : 0) {}
+
+    void add(int64_t row) {
+        const int64_t from = row / 32 * 32 * codes_.pairs + row % 32, to = rows / 32 * 32 * codes_.pairs + rows % 32;
+        for (int64_t j = 0; j < 32 * codes_.pairs; j += 32) high_.data()[to + j] = codes_.high[from + j];
+        for (int64_t j = 0; j < 32 * codes_.pairs && codes_.low; j += 32) low_.data()[to + j] = codes_.low[from + j];
+        if (factors_.scale) scale_[rows] = factors_.scale[row];
+        if (factors_.shift) shift_[rows] = factors_.shift[row];
+        names[rows++] = row;
+    }
+
+    // The codes, and the factors of their rows.
+    LutCodes codes() const {
+        LutCodes mine = codes_;
+        mine.high = high_.data();
+        if (mine.low) mine.low = low_.data();
+        return mine;
+    }
+    const uint16_t* scale() const { return factors_.scale ? scale_ : nullptr; }
+    const uint16_t* shift() const { return factors_.shift ? shift_ : nullptr; }
+
+  private:
+    const LutCodes& codes_;
+    const Factors& factors_;
+    Lines high_, low_;
+    uint16_t scale_[most] = {}, shift_[most] = {};
+};
+
 // One thread's scan: its rows, tile by tile, all queries on a tile.
 class Scan {
   public:
@@ -49,15 +86,18 @@ class Scan {
          const Factors& factors, const Rows& rows, TopK* best)
         : codes_(codes), bounds_(bounds), rescorer_(rescorer), factors_(factors), rows_(rows), best_(best),
           n_queries_(static_cast<int64_t>(bounds.size())), found_(n_queries_),
-          few_rows_(n_queries_ < kMaxQueries ? 0 : kFewRows),
+          // A block is scanned as fast as so many rows are put together, which is done once for all queries.
+          few_rows_(n_queries_ < kMaxQueries ? 0 : static_cast<int>(32 * n_queries_ / (n_queries_ + 100))),
+          packed_(codes, factors),
           loop_(eight ? loops.lut8 : codes.group ? loops.plane : loops.lut4),
           scratch_(eight || codes.group ? scratch_bytes(kTileBlocks, codes.pairs) : 0) {}
 
     void run() {
         const int64_t stop = (rows_.stop + 31) / 32;
+        read_all_ = rows_.mask && !few_rows_ && !sparse(rows_.start / 32, stop);
         for (int64_t block = rows_.start / 32; block < stop; block += kTileBlocks)
             scan_tile(block, std::min(stop, block + kTileBlocks));
-        score_few();
+        scan_packed();
         for (int64_t query = 0; query < n_queries_; ++query) settle(query);
     }
 
@@ -68,10 +108,23 @@ class Scan {
         int64_t row;
     };
 
+    // Whether a filter leaves rows of few blocks only.
+    bool sparse(int64_t first, int64_t stop) const {
+        int64_t live = 0;
+        for (int64_t i = 0; i < kProbes; ++i) live += rows_.live(first + (stop - first) * i / kProbes) != 0;
+        return kSparse * live < kProbes;
+    }
+
     void scan_tile(int64_t first, int64_t stop) {
         if (!rows_.mask && 32 * first >= rows_.start && 32 * stop <= rows_.stop) {
             std::fill_n(live_, stop - first, ~uint32_t{0});
             return scan_run(first, stop);
+        }
+        if (read_all_) {
+            bool any = false;
+            for (int64_t i = 0; i < stop - first; ++i) any |= (live_[i] = rows_.live(first + i)) != 0;
+            if (any) scan_run(first, stop);
+            return;
         }
         for (int64_t block = first; block < stop;) {  // runs of blocks that are worth scanning
             int64_t end = block;
@@ -80,26 +133,42 @@ class Scan {
                 if (__builtin_popcount(live_[end - block]) <= few_rows_) break;
             }
             if (end > block) scan_run(block, end);
-            if (end < stop) collect_few(end, rows_.live(end));
+            if (end < stop) pack(end, rows_.live(end));
             block = end + 1;
         }
     }
 
+    void pack(int64_t block, uint32_t bits) {
+        for (; bits; bits &= bits - 1) {
+            packed_.add(32 * block + __builtin_ctz(bits));
+            if (packed_.rows == Packed::most) scan_packed();
+        }
+    }
+
+    void scan_packed() {
+        const int64_t blocks = (packed_.rows + 31) / 32;
+        for (int64_t i = 0; i < blocks; ++i) live_[i] = ~uint32_t{0};
+        if (packed_.rows % 32) live_[blocks - 1] = (uint32_t{1} << packed_.rows % 32) - 1;
+        if (blocks) scan_blocks(packed_.codes(), packed_.scale(), packed_.shift(), blocks, packed_.names, 0);
+        packed_.rows = 0;
+    }
+
     void scan_run(int64_t first, int64_t stop) {
-        const int64_t at = first * 32 * codes_.pairs;
+        LutCodes codes = codes_;
+        codes.high += first * 32 * codes.pairs;
+        if (codes.low) codes.low += first * 32 * codes.pairs;
+        scan_blocks(codes, factors_.scale ? factors_.scale + 32 * first : nullptr,
+                    factors_.shift ? factors_.shift + 32 * first : nullptr, stop - first, nullptr, 32 * first);
+    }
+
+    // Scan blocks of rows that have `names`, or numbers from `first` on.
+    void scan_blocks(const LutCodes& codes, const uint16_t* scale, const uint16_t* shift, int64_t blocks,
+                     const int64_t* names, int64_t first) {
         std::optional<Scales> scales = Scales{};
-        if (factors_.scale) scales = Scales::of(factors_.scale + 32 * first, 32 * (stop - first));
-        if (factors_.shift) scales = {};
-        LutRun run = {codes_.high + at,
-                      codes_.low ? codes_.low + at : nullptr,
-                      codes_.pairs,
-                      stop - first,
-                      scales ? nullptr : factors_.scale + 32 * first,
-                      factors_.shift ? factors_.shift + 32 * first : nullptr,
-                      codes_.group,
-                      codes_.folds,
-                      scratch_.data(),
-                      true};
+        if (scale) scales = Scales::of(scale, 32 * blocks);
+        if (shift) scales = {};
+        LutRun run = {codes.high,  codes.low,   codes.pairs,     blocks, scales ? nullptr : scale, shift,
+                      codes.group, codes.folds, scratch_.data(), true};
         for (int64_t query = 0; query < n_queries_; query += kMaxQueries, run.fresh = false) {
             const int n = static_cast<int>(std::min<int64_t>(kMaxQueries, n_queries_ - query));
             LutQuery q[kMaxQueries];
@@ -111,22 +180,23 @@ class Scan {
             loop_(run, q, n);
             for (int i = 0; i < n; ++i) {
                 if (found_[query + i].size() >= rescorer_.together()) settle(query + i);
-                if (!scales || q[i].threshold < 65536) collect(first, stop, query + i, q[i]);
+                if (!scales || q[i].threshold < 65536) collect(blocks, names, first, query + i, q[i]);
             }
         }
     }
 
-    void collect(int64_t first, int64_t stop, int64_t query, const LutQuery& q) {
+    void collect(int64_t blocks, const int64_t* names, int64_t first, int64_t query, const LutQuery& q) {
         std::vector<Candidate>& found = found_[query];
         const Bound& bound = bounds_[query];
-        for (int64_t i = 0; i < stop - first; ++i)
+        const bool few = best_[query].threshold() > kNone;  // of all rows next to none are read
+        for (int64_t i = 0; i < blocks; ++i)
             for (uint32_t bits = q.hits[i] & live_[i]; bits; bits &= bits - 1) {
-                const int64_t r = __builtin_ctz(bits), row = 32 * (first + i) + r;
-                const uint16_t sum = q.sums[32 * i + r];
+                const int64_t at = 32 * i + __builtin_ctz(bits), row = names ? names[at] : first + at;
+                const uint16_t sum = q.sums[at];
                 const float most = factors_.most(bound.base + bound.step * sum, bound.slack, row, query);
                 if (most < best_[query].threshold()) continue;
                 found.push_back({most, sum, row});
-                rescorer_.fetch(row);
+                if (few) rescorer_.fetch(row);
             }
     }
 
@@ -192,22 +262,6 @@ class Scan {
         for (int64_t i = 0; i < n; ++i) best_[query].push(factors_.score(raw[i], rows[i], query), rows[i]);
     }
 
-    void collect_few(int64_t block, uint32_t bits) {
-        for (; bits; bits &= bits - 1) few_.push_back(32 * block + __builtin_ctz(bits));
-        if (static_cast<int64_t>(few_.size()) >= kBatch) score_few();
-    }
-
-    // Score rows for all queries, which unpacks each row once.
-    void score_few() {
-        const int64_t n = static_cast<int64_t>(few_.size());
-        std::vector<float> raw(n * n_queries_);
-        if (n) rescorer_.raw_all(n_queries_, few_.data(), n, raw.data());
-        for (int64_t query = 0; query < n_queries_; ++query)
-            for (int64_t i = 0; i < n; ++i)
-                best_[query].push(factors_.score(raw[query * n + i], few_[i], query), few_[i]);
-        few_.clear();
-    }
-
     const LutCodes& codes_;
     const std::vector<Bound>& bounds_;
     Rescorer& rescorer_;
@@ -216,8 +270,9 @@ class Scan {
     TopK* best_;
     int64_t n_queries_;
     std::vector<std::vector<Candidate>> found_;  // a query
-    std::vector<int64_t> few_;                   // live rows of blocks that were not scanned
     int few_rows_;
+    bool read_all_ = false;
+    Packed packed_;
     void (*loop_)(const LutRun&, const LutQuery*, int);
     Lines scratch_;
     uint32_t live_[kTileBlocks];

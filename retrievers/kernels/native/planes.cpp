@@ -162,6 +162,8 @@ class PlaneRescorer : public Rescorer {
         }
     }
 
+    // Few, where a batch would let many wait: their bytes shall not leave the caches before they are read.
+    size_t together() const override { return bit_sums_ ? 4 : Rescorer::together(); }
     bool estimates() const override { return bit_sums_ != nullptr; }
 
     Estimate estimate(int64_t query, const int64_t* rows, int64_t n, float* sums) override {
