@@ -157,9 +157,9 @@ def test_any_input(kernel, rows, dim, n_queries, k, factors, mask, duplicates, p
 @pytest.mark.parametrize("kernel", ["lut4", "lut8", "planes", "bits"])
 @pytest.mark.parametrize("instructions", SETS)
 def test_rows_that_a_filter_leaves(kernel, instructions, n_queries):
-    # more than a tile of them, which a batch puts together; a third of the blocks have none
+    # two tiles of them and more, which a batch puts together; a third of the blocks have none
     for factors in (0, 1, 2):
-        case = Case(20_000, 40, n_queries, factors=factors, mask="few", seed=factors)
+        case = Case(40_000, 40, n_queries, factors=factors, mask="few", seed=factors)
         if factors == 2:
             case.scan["shift"] *= np.float16(50)  # next to which the codes matter little
         check(kernel, case, instructions)

@@ -173,6 +173,7 @@ class Scan {
             const int n = static_cast<int>(std::min<int64_t>(kMaxQueries, n_queries_ - query));
             LutQuery q[kMaxQueries];
             for (int i = 0; i < n; ++i) {
+                if (best_[query + i].threshold() == kNone) settle(query + i);  // any threshold is worth more than rest
                 q[i].tables = bounds_[query + i].tables.data();
                 q[i].hits = hits_[i], q[i].sums = sums_[i];
                 set_threshold(q[i], bounds_[query + i], factors_, scales, query + i, best_[query + i].threshold());
