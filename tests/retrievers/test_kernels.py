@@ -270,6 +270,21 @@ def test_signed_bytes_that_only_the_smallest_weights_tell_apart(instructions):
     np.testing.assert_array_equal(got[1], expected[1])
 
 
+@pytest.mark.parametrize("factors", [0, 1, 2])
+@pytest.mark.parametrize("instructions", SETS)
+def test_a_query_of_whole_numbers_rules_out_no_row_of_the_top_k(instructions, factors):
+    case = Case(3000, 100, n_queries=1, factors=factors, seed=5)
+    codes = np.full((3000, 100), 127, np.int8)
+    codes[:, 0] = 100
+    codes[:100, 1], codes[100:2000, 1] = 100, 80  # just ruled out; what comes after them is not
+    codes[2000:, 1] = case.rng.integers(90, 102, 1000)
+    query = np.ones((1, 100), np.float32)  # half a step of the whole query, which leaves it out
+    query[0, :2] = 2 * 32639, 20
+    expected = reference.dense(codes.view(np.uint8), query, dtype="i1", **case.scan)  # sums of floats without rounding
+    got = cpu.dense(instructions, codes.view(np.uint8), query, dtype="i1", **case.scan)
+    assert_same(got, expected, 0)
+
+
 PLANES = {
     "even": (Layout("planes", 96, 4, 2), PlanesScorer, np.array([16]), {}),
     "short": (Layout("planes", 100, 3, 1), PlanesScorer, np.array([8]), {}),

@@ -97,29 +97,6 @@ inline float one_query(const DenseRun& run, const uint8_t* row) {
     return total(add(sum[0], sum[1]));
 }
 
-// Rows of signed bytes times a query of 16-bit words; two sums, as above.
-inline void dots_i8(const uint8_t* codes, int64_t stride, int64_t rows, int64_t dim, const int16_t* query,
-                    int32_t* out) {
-    constexpr int64_t line = 64;
-    for (int64_t row = 0; row < rows; ++row, codes += stride) {
-        Words even = no_words(), odd = no_words();
-        int64_t d = 0;
-        for (; d + line <= dim; d += line) {
-            __builtin_prefetch(codes + d + kAhead);
-            for (int64_t e = d; e < d + line; e += 2 * kWords) {
-                even = add_products(even, codes + e, query + e);
-                odd = add_products(odd, codes + e + kWords, query + e + kWords);
-            }
-        }
-        for (; d < dim; d += kWords) {
-            uint8_t last[kWords] = {};
-            for (int64_t i = 0; i < kWords && d + i < dim; ++i) last[i] = codes[d + i];
-            even = add_products(even, last, query + d);
-        }
-        out[row] = total32(even, odd);
-    }
-}
-
 template <int Rows, int Queries>
 inline void tile_scores(const DenseRun& run, int64_t first, int64_t row, int64_t query) {
     const float *x = run.tile + row * run.padded, *q = run.queries + query * run.padded;
