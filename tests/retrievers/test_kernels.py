@@ -223,7 +223,7 @@ def test_select(instructions):
 
 
 @pytest.mark.parametrize("instructions", SETS)
-@pytest.mark.parametrize("kernel", ["dense-f4", "dense-i1", "planes"])
+@pytest.mark.parametrize("kernel", ["dense-f4", "dense-f2", "dense-i1", "dense-e4m3", "dense-e5m2", "planes"])
 def test_a_query_scores_the_same_alone_and_in_a_batch(instructions, kernel):
     case = Case(200, 100, n_queries=5)
     args, options, _ = case.arguments(kernel)

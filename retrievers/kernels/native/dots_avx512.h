@@ -2,8 +2,8 @@
 // simd_avx512.h.
 //
 // VNNI multiplies unsigned by signed bytes: a code is flipped to code + 128, whose share of the sum is known, and a
-// word is two bytes. The rows come from memory as fast as from a plain read when the processor foresees them by itself: few
-// load instructions, each with one stride, so the loop over rows is not unrolled, and nothing is asked for ahead.
+// word is two bytes. The rows come from memory as fast as from a plain read when the processor foresees them by itself:
+// few load instructions, each with one stride, so the loop over rows is not unrolled, and nothing is asked for ahead.
 
 // The products of a row of `Lines` lines of 64 dimensions, or of any number with 0, and a query that lies in registers
 // unless it is too long for them.
