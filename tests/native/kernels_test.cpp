@@ -221,6 +221,36 @@ void weights(Case& c) {
     }
 }
 
+// Sums of products with the words of a query, for rows that do not fill vectors, and the largest of them.
+void dots(Case& c) {
+    const int64_t dim = pick({c.dim, 511, 512, 777}), stride = dim + pick({0, 3}), rows = std::min<int64_t>(c.rows, 33);
+    auto codes = bytes(rows ? (rows - 1) * stride + dim : 0);
+    if (c.masked) std::fill(codes.begin(), codes.end(), uint8_t{128});
+    std::vector<int16_t> words(dim + 64);
+    std::vector<int8_t> high(dim + 64), low(dim + 64);
+    const int64_t most = std::min<int64_t>(127 * 256 + 127, 0x7FFFFFFF / (128 * dim));
+    int32_t sum = 0;
+    for (int64_t d = 0; d < dim; ++d) {
+        const int64_t word = c.masked == 2 ? most : static_cast<int64_t>(generator() % (2 * most + 1)) - most;
+        words[d] = static_cast<int16_t>(word), sum += words[d];
+        high[d] = static_cast<int8_t>((word + 128) >> 8), low[d] = static_cast<int8_t>(word - 256 * high[d]);
+    }
+    std::vector<int32_t> expected(rows);
+    int32_t largest = INT32_MIN;
+    for (int64_t row = 0; row < rows; ++row) {
+        for (int64_t d = 0; d < dim; ++d) expected[row] += static_cast<int8_t>(codes[row * stride + d]) * words[d];
+        largest = std::max(largest, expected[row]);
+    }
+    for (const std::string& set : available_sets()) {
+        std::vector<int32_t> got(rows);
+        const WordQuery query = {words.data(), high.data(), low.data(), sum};
+        const int32_t most_of_all = loops_of(set).dots_i8(codes.data(), stride, rows, dim, query, got.data());
+        if (got == expected && most_of_all == largest) continue;
+        std::printf("dots_i8 %s: dim %d, %d rows\n", set.c_str(), int(dim), int(rows));
+        ++failures;
+    }
+}
+
 void bits(Case& c) {
     const int64_t width = (c.dim + 7) / 8;
     const auto queries = floats(c.queries * c.dim), levels = floats(256), weight = floats(c.queries);
@@ -257,6 +287,7 @@ int main(int argc, char** argv) {
         chosen_codewords(c);
         bits(c);
         weights(c);
+        dots(c);
     }
     std::printf("%d cases, sets:", cases);
     for (const std::string& set : available_sets()) std::printf(" %s", set.c_str());

@@ -235,7 +235,7 @@ def test_select(instructions):
 
 
 @pytest.mark.parametrize("instructions", SETS)
-@pytest.mark.parametrize("kernel", ["dense-f4", "dense-i1", "planes"])
+@pytest.mark.parametrize("kernel", ["dense-f4", "dense-f2", "dense-i1", "dense-e4m3", "dense-e5m2", "planes"])
 def test_a_query_scores_the_same_alone_and_in_a_batch(instructions, kernel):
     case = Case(200, 100, n_queries=5)
     args, options, _ = case.arguments(kernel)
@@ -291,6 +291,21 @@ def test_positive_scales_do_not_hide_rows(instructions, sign):
     scale = rng.uniform(0.25, 4, 4096).astype(np.float16)
     case = {"k": 10, "rows": 4096, "scale": scale, "bias": rng.standard_normal(5).astype(np.float32)}
     assert_same(cpu.lut4(instructions, codes, tables, **case), reference.lut4(codes, tables, **case), 0)
+
+
+@pytest.mark.parametrize("factors", [0, 1, 2])
+@pytest.mark.parametrize("instructions", SETS)
+def test_a_query_of_whole_numbers_rules_out_no_row_of_the_top_k(instructions, factors):
+    case = Case(3000, 100, n_queries=1, factors=factors, seed=5)
+    codes = np.full((3000, 100), 127, np.int8)
+    codes[:, 0] = 100
+    codes[:100, 1], codes[100:2000, 1] = 100, 80  # just ruled out; what comes after them is not
+    codes[2000:, 1] = case.rng.integers(90, 102, 1000)
+    query = np.ones((1, 100), np.float32)  # half a step of the whole query, which leaves it out
+    query[0, :2] = 2 * 32639, 20
+    expected = reference.dense(codes.view(np.uint8), query, dtype="i1", **case.scan)  # sums of floats without rounding
+    got = cpu.dense(instructions, codes.view(np.uint8), query, dtype="i1", **case.scan)
+    assert_same(got, expected, 0)
 
 
 PLANES = {

@@ -6,6 +6,7 @@
 #include <cstring>
 #include <functional>
 #include <limits>
+#include <new>
 #include <vector>
 
 #include "loops.h"
@@ -33,6 +34,23 @@ inline void prefetch(const void* p) {
     __builtin_prefetch(p);
     asm volatile("");
 }
+
+// Numbers that start at a cache line, where loads of whole vectors do not straddle two.
+template <class T>
+struct LineAllocator {
+    using value_type = T;
+    static constexpr std::align_val_t line{64};
+
+    LineAllocator() = default;
+    template <class U>
+    LineAllocator(const LineAllocator<U>&) {}
+    T* allocate(size_t n) { return static_cast<T*>(::operator new(n * sizeof(T), line)); }
+    void deallocate(T* p, size_t) { ::operator delete(p, line); }
+    bool operator==(const LineAllocator&) const { return true; }
+    bool operator!=(const LineAllocator&) const { return false; }
+};
+template <class T>
+using Aligned = std::vector<T, LineAllocator<T>>;
 
 // Rows [start, stop) of a column of `rows` rows, less those whose bit in the little-endian bitset is 0.
 struct Rows {

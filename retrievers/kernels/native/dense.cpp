@@ -29,25 +29,45 @@ namespace {
 
 // A query in 16-bit words for codes of signed bytes: a raw score is `unit` times the sum of products, at most `slack`
 // more. Whole numbers are multiplied several times as fast as floats, which score only what may enter the top k.
-struct WholeQuery {
-    std::vector<int16_t> words;
-    double unit = 1, slack = 0;
-
-    WholeQuery(const float* query, int64_t dim) : words(dim + 64) {
+class WholeQuery {
+  public:
+    WholeQuery(const float* query, int64_t dim) : words_(dim + 64), high_(dim + 64), low_(dim + 64) {
         constexpr double most = 128;  // of a code
+        constexpr double largest_word = 127 * 256 + 127;
         double largest = 0, sum = 0;
         for (int64_t d = 0; d < dim; ++d) {
             largest = std::max<double>(largest, std::abs(query[d]));
             sum += std::abs(query[d]);
         }
         if (!(largest > 0) || !std::isfinite(sum)) {
-            slack = std::numeric_limits<double>::infinity();
+            slack_ = std::numeric_limits<double>::infinity();
             return;
         }
-        unit = largest / std::min(32767.0, std::floor(0x7FFFFFFF / (most * static_cast<double>(dim))));
-        for (int64_t d = 0; d < dim; ++d) words[d] = static_cast<int16_t>(std::lrint(query[d] / unit));
-        slack = most * (0.5 * unit * static_cast<double>(dim) + 2e-6 * sum);  // rounding, and that of sums of floats
+        unit_ = largest / std::min(largest_word, std::floor(0x7FFFFFFF / (most * static_cast<double>(dim))));
+        for (int64_t d = 0; d < dim; ++d) {
+            words_[d] = static_cast<int16_t>(std::lrint(query[d] / unit_));
+            high_[d] = static_cast<int8_t>((words_[d] + 128) >> 8);
+            low_[d] = static_cast<int8_t>(words_[d] - 256 * high_[d]);
+            sum_ += words_[d];
+        }
+        slack_ = most * (0.5 * unit_ * static_cast<double>(dim) + 2e-6 * sum);  // rounding, and that of sums of floats
     }
+
+    WordQuery bytes() const { return {words_.data(), high_.data(), low_.data(), sum_}; }
+
+    // Not with zeros alone, nor with what is not finite.
+    bool bounded() const { return std::isfinite(slack_); }
+
+    // Whether a row with this sum of products may score as much.
+    bool reaches(int32_t sum, const Factors& factors, int64_t row, float threshold) const {
+        return !(factors.most(unit_ * sum, slack_, row, 0) < threshold);
+    }
+
+  private:
+    Aligned<int16_t> words_;
+    Aligned<int8_t> high_, low_;
+    int32_t sum_ = 0;
+    double unit_ = 1, slack_ = 0;
 };
 
 // One thread's scan of all rows, a chunk at a time.
@@ -59,20 +79,27 @@ class Scan {
           tile_(kTileRows * run.padded), out_(kChunkRows * request.n_queries) {
         run_.tile = tile_.data(), run_.out = out_.data();
         if (run.value == Value::i8 && request.n_queries == 1) whole_.emplace(run.queries, run.dim);
+        if (whole_ && !whole_->bounded()) whole_.reset();  // it would rule out nothing
     }
 
     void run() {
         for (int64_t first = rows_.start / kChunkRows * kChunkRows; first < rows_.stop; first += kChunkRows) {
             int64_t row = first;
             const int64_t stop = std::min(first + kChunkRows, rows_.stop);
-            for (int64_t block = 0; block < kChunkRows / 32; ++block) live_[block] = rows_.live(first / 32 + block);
+            uint32_t all = ~uint32_t{0};
+            for (int64_t block = 0; block < kChunkRows / 32; ++block)
+                all &= live_[block] = rows_.live(first / 32 + block);
+            if (all == ~uint32_t{0}) {
+                scan(first, first, stop);
+                continue;
+            }
             prefetch(first, stop);
             while (row < stop) {  // runs of live rows, gaps of a few rows included
                 while (row < stop && !is_live(row - first)) ++row;
                 int64_t end = row, gap = row;
                 while (gap < stop && gap - end < 4)
                     if (is_live(gap++ - first)) end = gap;
-                if (end > row) whole_ ? sift(first, row, end) : score(first, row, end);
+                if (end > row) scan(first, row, end);
                 row = gap;
             }
         }
@@ -90,14 +117,24 @@ class Scan {
                     ragq::prefetch(run_.codes + row * run_.stride + at);
     }
 
-    // Score the rows that the query in whole numbers does not rule out.
+    void scan(int64_t first, int64_t row, int64_t stop) { whole_ ? sift(first, row, stop) : score(first, row, stop); }
+
+    // Score the rows that the query in whole numbers does not rule out. Without factors a row may score the more the
+    // larger its sum, so that what rules out one row does so for all with smaller sums, here and in later chunks.
     void sift(int64_t first, int64_t row, int64_t stop) {
         int32_t sums[kChunkRows];
-        request_.loops->dots_i8(run_.codes + row * run_.stride, run_.stride, stop - row, run_.dim, whole_->words.data(),
-                                sums);
+        const int32_t largest = request_.loops->dots_i8(run_.codes + row * run_.stride, run_.stride, stop - row,
+                                                        run_.dim, whole_->bytes(), sums);
+        if (largest <= ruled_out_) return;
+        const bool alike = !request_.factors.scale && !request_.factors.shift;
         for (int64_t i = row; i < stop; ++i) {
-            const float most = request_.factors.most(whole_->unit * sums[i - row], whole_->slack, i, 0);
-            if (!(most < best_[0].threshold()) && is_live(i - first)) score(first, i, i + 1);
+            const int32_t sum = sums[i - row];
+            if (sum <= ruled_out_) continue;
+            if (!whole_->reaches(sum, request_.factors, i, best_[0].threshold())) {
+                if (alike) ruled_out_ = sum;
+            } else if (is_live(i - first)) {
+                score(first, i, i + 1);
+            }
         }
     }
 
@@ -132,8 +169,10 @@ class Scan {
     const Fetch& fetch_;
     const std::vector<Segment>& segments_;
     TopK* best_;
-    std::vector<float> tile_, out_;
+    Aligned<float> tile_;
+    std::vector<float> out_;
     std::optional<WholeQuery> whole_;
+    int32_t ruled_out_ = INT32_MIN;  // less than any sum
     uint32_t live_[kChunkRows / 32];
 };
 

@@ -16,7 +16,7 @@ struct DenseCodes {
 // Queries padded with zeros, so that the loops read whole vectors, also those of a segment that ends early.
 struct Queries {
     int64_t padded;
-    std::vector<float> floats;
+    Aligned<float> floats;
 
     Queries(const float* queries, int64_t n, int64_t dim);
 };

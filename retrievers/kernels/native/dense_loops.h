@@ -1,44 +1,7 @@
 // Queries against rows of bytes, halves, floats or bits. Included inside the namespace of a simd_*.h.
 //
-// A score in floats is two vector accumulators over the dimensions, for every other vector each, then a total, whether a
-// row is decoded for one query or for many: a query gets the same bits alone and in a batch.
-
-template <int Size, Floats (*Decode)(const uint8_t*)>
-struct Plain {
-    static constexpr int size = Size;
-    static inline Floats decode(const uint8_t* p, const float*) { return Decode(p); }
-};
-inline Floats f32_at(const uint8_t* p) {
-    float out[kFloats];
-    __builtin_memcpy(out, p, sizeof out);
-    return load_floats(out);
-}
-inline Floats f16_at(const uint8_t* p) { return from_f16(p); }
-inline Floats bf16_at(const uint8_t* p) { return from_bf16(p); }
-struct Affine {
-    static constexpr int size = 1;
-    static inline Floats decode(const uint8_t* p, const float* l) { return fma(from_u8(p), set1(l[0]), set1(l[1])); }
-};
-struct Levels16 {
-    static constexpr int size = 1;
-    static inline Floats decode(const uint8_t* p, const float* l) { return from_levels16(p, l); }
-};
-struct Levels {
-    static constexpr int size = 1;
-    static inline Floats decode(const uint8_t* p, const float* l) { return from_levels(p, l); }
-};
-
-// Decode a vector that may reach beyond the row: what lies there counts as zero.
-template <class V>
-inline Floats decode_part(const uint8_t* p, int64_t left, const float* levels) {
-    if (left >= kFloats) return V::decode(p, levels);
-    uint8_t bytes[kFloats * V::size] = {};
-    for (int64_t i = 0; i < left * V::size; ++i) bytes[i] = p[i];
-    float out[kFloats];
-    store_floats(out, V::decode(bytes, levels));
-    for (int64_t i = left; i < kFloats; ++i) out[i] = 0;
-    return load_floats(out);
-}
+// A score in floats is two vector accumulators over the dimensions, for every other vector each, then a total, whether
+// a row is decoded for one query or for many: a query gets the same bits alone and in a batch.
 
 // Join the bit planes of a row, most significant first, `width` bytes each (a multiple of 8), to a byte a dimension.
 inline void join_planes(const uint8_t* const* planes, int64_t width, int bits, uint8_t* codes) {
@@ -73,50 +36,32 @@ inline int32_t weigh_bits(const uint8_t* const* bits, const int64_t* widths, int
 }
 
 // The even vectors of a row add up in one register and the odd ones in another, which halves the wait for a sum; rows
-// come one after the other, because the processor foresees one stream better than several. Bytes asked for ahead:
-constexpr int64_t kAhead = 3072;
+// come one after the other, because the processor foresees one stream better than several. Halves and floats are summed
+// as fast as they are read, and what is asked for beyond that slows them down; bytes take longer and are asked for.
+constexpr int64_t kAhead = 3072;  // bytes
 
 template <class V>
-inline float one_query(const DenseRun& run, const uint8_t* row) {
-    constexpr int64_t line = 64 / V::size < kFloats ? kFloats : 64 / V::size;  // dimensions
-    Floats sum[2] = {set1(0), set1(0)};
-    const int64_t whole = run.dim / kFloats * kFloats;
-    int64_t d = 0;
-    for (; d + line <= whole; d += line) {
-        __builtin_prefetch(row + d * V::size + kAhead);
-        for (int64_t e = 0; e < line; e += kFloats) {
-            Floats& mine = sum[(d + e) / kFloats % 2];
-            mine = fma(V::decode(row + (d + e) * V::size, run.levels), load_floats(run.queries + d + e), mine);
-        }
-    }
-    for (; d < run.dim; d += kFloats) {
-        const Floats x = decode_part<V>(row + d * V::size, run.dim - d, run.levels);
-        Floats& mine = sum[d / kFloats % 2];
-        mine = fma(x, load_floats(run.queries + d), mine);
-    }
-    return total(add(sum[0], sum[1]));
-}
-
-// Rows of signed bytes times a query of 16-bit words; two sums, as above.
-inline void dots_i8(const uint8_t* codes, int64_t stride, int64_t rows, int64_t dim, const int16_t* query,
-                    int32_t* out) {
-    constexpr int64_t line = 64;
-    for (int64_t row = 0; row < rows; ++row, codes += stride) {
-        Words even = no_words(), odd = no_words();
+inline void one_query(const DenseRun& run) {
+    constexpr int64_t step = Line<V>::vectors * kFloats;
+    const Line<V> line(run.levels);
+    const float* query = run.queries;
+    const uint8_t* codes = run.codes;
+    for (int64_t row = 0; row < run.rows; ++row, codes += run.stride) {
+        Floats even = set1(0), odd = set1(0), x[Line<V>::vectors];
         int64_t d = 0;
-        for (; d + line <= dim; d += line) {
-            __builtin_prefetch(codes + d + kAhead);
-            for (int64_t e = d; e < d + line; e += 2 * kWords) {
-                even = add_products(even, codes + e, query + e);
-                odd = add_products(odd, codes + e + kWords, query + e + kWords);
+        for (; d + step <= run.dim; d += step) {
+            if constexpr (V::size == 1) __builtin_prefetch(codes + d + kAhead);
+            line.decode(codes + d * V::size, x);
+            for (int i = 0; i < Line<V>::vectors; i += 2) {
+                even = fma(x[i], load_floats(query + d + i * kFloats), even);
+                odd = fma(x[i + 1], load_floats(query + d + (i + 1) * kFloats), odd);
             }
         }
-        for (; d < dim; d += kWords) {
-            uint8_t last[kWords] = {};
-            for (int64_t i = 0; i < kWords && d + i < dim; ++i) last[i] = codes[d + i];
-            even = add_products(even, last, query + d);
+        for (bool second = false; d < run.dim; d += kFloats, second = !second) {
+            const Floats part = decode_part<V>(codes + d * V::size, run.dim - d, run.levels);
+            (second ? odd : even) = fma(part, load_floats(query + d), second ? odd : even);
         }
-        out[row] = total32(even, odd);
+        run.out[row] = total(add(even, odd));
     }
 }
 
@@ -171,8 +116,7 @@ inline void many_queries(const DenseRun& run) {
 
 template <class V>
 inline void dense_of(const DenseRun& run) {
-    if (run.n_queries > 1) return many_queries<V>(run);
-    for (int64_t row = 0; row < run.rows; ++row) run.out[row] = one_query<V>(run, run.codes + row * run.stride);
+    run.n_queries > 1 ? many_queries<V>(run) : one_query<V>(run);
 }
 
 inline void dense(const DenseRun& run) {

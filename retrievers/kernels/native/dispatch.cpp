@@ -24,8 +24,9 @@ const std::vector<Set>& sets() {
          [] {
              return __builtin_cpu_supports("avx512f") && __builtin_cpu_supports("avx512bw") &&
                     __builtin_cpu_supports("avx512dq") && __builtin_cpu_supports("avx512vl") &&
-                    __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vpopcntdq") &&
-                    __builtin_cpu_supports("fma") && __builtin_cpu_supports("popcnt");
+                    __builtin_cpu_supports("avx512vbmi") && __builtin_cpu_supports("avx512vnni") &&
+                    __builtin_cpu_supports("avx512vpopcntdq") && __builtin_cpu_supports("fma") &&
+                    __builtin_cpu_supports("popcnt");
          }},
 #elif defined(__aarch64__)
         {&loops_neon, [] { return true; }},  // part of every AArch64

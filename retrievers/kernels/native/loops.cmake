@@ -22,8 +22,8 @@ ragq_instruction_set(scalar)
 if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64")
   ragq_instruction_set(avx2 -mavx2 -mfma -mf16c -mpopcnt)
   # GCC takes its own headers' placeholder vectors for uninitialised ones.
-  ragq_instruction_set(avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512vpopcntdq -mfma -mf16c
-                       -mpopcnt -Wno-uninitialized -Wno-maybe-uninitialized)
+  ragq_instruction_set(avx512 -mavx512f -mavx512bw -mavx512dq -mavx512vl -mavx512vbmi -mavx512vnni -mavx512vpopcntdq
+                       -mfma -mf16c -mpopcnt -Wno-uninitialized -Wno-maybe-uninitialized)
 elseif(CMAKE_SYSTEM_PROCESSOR MATCHES "aarch64|arm64")
   ragq_instruction_set(neon)
 endif()

@@ -31,11 +31,17 @@ namespace {
 constexpr bool kWholeBytes = false;
 constexpr void (*kPlane)(const LutRun&, const LutQuery*, int) = nullptr;
 #endif
+#include "dense_values.h"
+#if RAGQ_CODE(RAGQ_ISA) == 3
+#include "minifloat_avx512.h"
+#endif
 #include "dense_loops.h"
 #include "hamming_loops.h"
 #if RAGQ_CODE(RAGQ_ISA) == 3
+#include "dots_avx512.h"
 #include "hamming_avx512.h"
 #else
+#include "dots_loops.h"
 constexpr auto kHamming = hamming;
 #endif
 

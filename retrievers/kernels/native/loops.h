@@ -70,6 +70,13 @@ struct DenseRun {
     float* out;             // raw scores, (n_queries, rows)
 };
 
+// A query in 16-bit words, and in the bytes that they are: word = 256 * high + low. Padded with zeros.
+struct WordQuery {
+    const int16_t* words;
+    const int8_t *high, *low;
+    int32_t sum;            // of the words
+};
+
 struct Loops {
     const char* name;
     int copies;  // how often a 16-byte table is repeated for lut4; 2: tables of two pairs are interleaved
@@ -80,8 +87,8 @@ struct Loops {
     void (*plane)(const LutRun&, const LutQuery*, int n_queries);
     void (*hamming)(const uint8_t* codes, int64_t width, int64_t rows, const HammingQuery*, int n_queries);
     void (*dense)(const DenseRun&);
-    // Rows of signed bytes times a query of 16-bit words, whose products must add up in 32 bits.
-    void (*dots_i8)(const uint8_t* codes, int64_t stride, int64_t rows, int64_t dim, const int16_t* query, int32_t* out);
+    // Rows of signed bytes times a query, whose products must add up in 32 bits; returns the largest sum.
+    int32_t (*dots_i8)(const uint8_t* codes, int64_t stride, int64_t rows, int64_t dim, const WordQuery&, int32_t* out);
     void (*join_planes)(const uint8_t* const* planes, int64_t width, int bits, uint8_t* codes);
     // The sum of the weights of the bits that are set in `n` rows of bits, `widths` bytes each; 64 weights for each 8
     // bytes of a row, also for the last ones.

@@ -1,4 +1,4 @@
-// AVX-512 F, BW, DQ, VL, VBMI, VPOPCNTDQ: what Ice Lake, Zen 4 and later have.
+// AVX-512 F, BW, DQ, VL, VBMI, VNNI, VPOPCNTDQ: what Ice Lake, Zen 4 and later have.
 #pragma once
 
 #include <immintrin.h>
@@ -63,16 +63,6 @@ inline Bytes pair_sums(Bytes bits, const int8_t* weights) {
     return _mm512_maddubs_epi16(bits, _mm512_loadu_si512(weights));
 }
 inline int32_t total16(Bytes a) { return _mm512_reduce_add_epi32(_mm512_madd_epi16(a, _mm512_set1_epi16(1))); }
-
-// Signed bytes times 16-bit words, two products a 32-bit sum; and the sum of such sums.
-constexpr int kWords = 32;
-using Words = __m512i;
-inline Words no_words() { return _mm512_setzero_si512(); }
-inline Words add_products(Words sum, const uint8_t* bytes, const int16_t* words) {
-    const __m512i wide = _mm512_cvtepi8_epi16(_mm256_loadu_si256(reinterpret_cast<const __m256i*>(bytes)));
-    return _mm512_add_epi32(sum, _mm512_madd_epi16(wide, _mm512_loadu_si512(words)));
-}
-inline int32_t total32(Words a, Words b) { return _mm512_reduce_add_epi32(_mm512_add_epi32(a, b)); }
 
 // Floats.
 constexpr int kFloats = 16;
