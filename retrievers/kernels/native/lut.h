@@ -24,16 +24,7 @@ struct LutCodes {
     }
 };
 
-// Bytes at a cache line, so that no vector load crosses one.
-class Lines {
-  public:
-    explicit Lines(int64_t n = 0) : bytes_(n + 63) {}
-    uint8_t* data() { return bytes_.data() + (-reinterpret_cast<uintptr_t>(bytes_.data()) & 63); }
-    const uint8_t* data() const { return const_cast<Lines*>(this)->data(); }
-
-  private:
-    std::vector<uint8_t> bytes_;
-};
+using Lines = Aligned<uint8_t>;  // no vector load crosses a cache line
 
 // A query's rounded tables, and what the sum of their entries says of the raw score.
 struct Bound : Estimate {
