@@ -7,7 +7,7 @@
 
 namespace ragq {
 
-uint32_t Rows::live(int64_t block) const {
+uint32_t Rows::live_of_some(int64_t block) const {
     const int64_t first = block * kBlockRows;
     uint32_t bits = ~uint32_t{0};
     if (first < start) bits = start - first >= 32 ? 0 : bits << (start - first);
@@ -15,7 +15,10 @@ uint32_t Rows::live(int64_t block) const {
     if (mask && bits) {
         uint32_t word = 0;
         const int64_t n = std::clamp<int64_t>(mask_bytes - 4 * block, 0, 4);
-        for (int64_t i = 0; i < n; ++i) word |= uint32_t{mask[4 * block + i]} << (8 * i);
+        if (n == 4)
+            std::memcpy(&word, mask + 4 * block, 4);  // every processor that we build for is little-endian
+        else
+            for (int64_t i = 0; i < n; ++i) word |= uint32_t{mask[4 * block + i]} << (8 * i);
         bits &= word;
     }
     return bits;
