@@ -115,7 +115,21 @@ class PQ(Quantizer):
 
     def _scorer(self, queries: Floats) -> LookupScorer:
         bias = queries @ self.mean_ if self.length else np.zeros(len(queries), np.float32)
-        return LookupScorer(bias, codebooks.tables(queries, self.codebook_, self.offsets), factors=int(self.length))
+        return LookupScorer(bias, self._tables(queries), factors=int(self.length))
+
+    def _tables(self, queries: Floats) -> Floats:
+        if len(queries) != 1 or self.dim % self.m:
+            return codebooks.tables(queries, self.codebook_, self.offsets)
+        return np.matmul(queries.reshape(self.m, 1, -1), self._words)[None, :, 0]
+
+    @property
+    def _words(self) -> Floats:
+        """The codewords of parts of one width, `(m, width, 2**bits)`: where they lie in the codebook, a query waits."""
+        known = self.__dict__.get("_parted")
+        if known is None or known[0] is not self.codebook_:
+            words = np.ascontiguousarray(self.codebook_.T).reshape(self.m, -1, 2**self.bits)
+            known = self._parted = (self.codebook_, words)
+        return known[1]
 
 
 def least_squares_factor(z: Floats, decoded: Floats) -> Floats:

@@ -9,6 +9,7 @@
 #include "clusters.hpp"
 #include "encode_pq.hpp"
 #include "kmeans.hpp"
+#include "neighbours.hpp"
 #include "parallel.hpp"
 #include "parallel.hpp"
 #include "tiles.hpp"
@@ -46,6 +47,21 @@ static std::pair<Array<std::uint32_t, 1>, Array<float, 1>> assign(Matrix<float> 
                  distance.data());
   }
   return {index, distance};
+}
+
+static Array<std::int64_t, 2> exchange(Cube<float> words, Matrix<std::int64_t> order, int sweeps) {
+  const std::size_t m = words.shape(0), width = words.shape(2);
+  require(words.shape(1) == ragq::kNibbleWords && order.shape(1) == ragq::kNibbleWords && order.shape(0) == m,
+          "words must be (m, 256, width) and order (m, 256)");
+  auto better = make_array<std::int64_t, 2>({m, ragq::kNibbleWords});
+  for (std::size_t i = 0; i < order.size(); ++i) {
+    require(order.data()[i] >= 0 && order.data()[i] < 256, "order must name rows of words");
+    better.data()[i] = order.data()[i];
+  }
+  nb::gil_scoped_release release;
+  for (std::size_t s = 0; s < m; ++s)
+    ragq::exchange(words.data() + s * 256 * width, width, sweeps, better.data() + s * 256);
+  return better;
 }
 
 static Array<std::uint8_t, 2> encode_pq(Matrix<float> x, Matrix<float> codebook, Vector<std::int64_t> offsets,
@@ -164,6 +180,7 @@ NB_MODULE(_cpu, m) {
   m.def("seed_centroids", &seed_centroids, "x"_a, "k"_a, "seed"_a);
   m.def("lloyd", &lloyd, "x"_a, "centroids"_a, "iterations"_a, "threads"_a);
   m.def("assign", &assign, "x"_a, "centroids"_a, "threads"_a);
+  m.def("exchange", &exchange, "words"_a, "order"_a, "sweeps"_a);
   m.def("encode_pq", &encode_pq, "x"_a, "codebook"_a, "offsets"_a, "threads"_a);
   m.def("encode_chain", &encode_chain, "x"_a, "codebooks"_a, "offsets"_a, "threads"_a);
   m.def("project", &project, "x"_a, "matrix"_a, "threads"_a);

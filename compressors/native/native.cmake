@@ -9,7 +9,7 @@ if(CMAKE_SYSTEM_PROCESSOR MATCHES "x86_64|AMD64|amd64")
 endif()
 nanobind_add_module(codecs_cpu NB_STATIC
   ${native}/module.cpp ${native}/tiles.cpp ${native}/kmeans.cpp ${native}/fixed.cpp ${native}/encode_pq.cpp ${native}/beam.cpp ${native}/chain.cpp
-  ${native}/clusters.cpp
+  ${native}/clusters.cpp ${native}/neighbours.cpp
   ${native}/scalar.cpp ${native}/scalar_module.cpp ${tiles})
 # No contraction: distances are the same bits on every processor. nanobind's default -Os would undo the unrolling.
 target_compile_options(codecs_cpu PRIVATE -O3 -ffp-contract=off)

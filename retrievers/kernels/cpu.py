@@ -126,7 +126,7 @@ def lut4(instructions: str, codes: Bytes, tables: Floats, *, margin: float = 0.0
 
 
 def lut8(instructions: str, high: Bytes, low: Bytes, tables: Floats, *, margin: float = 0.0, **scan: Any) -> Result:
-    """See `reference.lut8`; with a `margin`, the high nibbles pick the rows that are scored, but for AVX-512."""
+    """See `reference.lut8`; with a `margin`, the high nibbles pick the rows that are scored, where that is faster."""
     call, result = _call(instructions, len(tables), **scan)
     width, rows = -(-tables.shape[1] // 2), padded(scan["rows"])
     _cpu.lut(call, _column(high, rows, "high", width), _column(low, rows, "low", width), _floats(tables), margin)

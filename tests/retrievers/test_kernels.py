@@ -250,9 +250,11 @@ def test_a_query_scores_the_same_alone_and_in_a_batch(instructions, kernel):
             np.testing.assert_array_equal(part[0], whole[a])
 
 
-def pq_scorer(n_queries, rng):
+def pq_scorer(n_queries, rng, spread=0):
     """Correlated 8-bit codes and tables, as a product quantizer gives: neighbours share a high nibble."""
     codebook = np.sort(rng.standard_normal((48, 256)), axis=1).astype(np.float32)
+    if spread:
+        codebook += rng.uniform(-0.15, 0.15, (48, 256)).astype(np.float32) * spread
     queries = rng.standard_normal((n_queries, 48)).astype(np.float32)
     return LookupScorer(np.zeros(n_queries, np.float32), queries[:, :, None] * codebook)
 
@@ -267,6 +269,38 @@ def test_a_margin_keeps_the_top_rows_and_exact_keeps_them_all():
     _, found = kernels.topk(scorer, block, 10)
     kept = np.mean([np.isin(a, b).mean() for a, b in zip(exact[1], found, strict=True)])
     assert kept >= 0.995
+
+
+@pytest.mark.parametrize("factors", [0, 1, 2])
+@pytest.mark.parametrize("n_queries", [1, 20])
+@pytest.mark.parametrize("instructions", SETS)
+def test_candidates_by_high_nibbles_hold_the_top_rows(instructions, n_queries, factors):
+    rng = np.random.default_rng(5)
+    rows = 2 * kernels.MARGIN_ROWS
+    codes = rng.integers(0, 256, (rows, 48), dtype=np.uint8)
+    codes[: rows // 8] //= 2  # rows that came together are alike
+    columns = Layout("nibbles", 48).pack(codes)
+    scan = {"k": 10, "rows": rows, "bias": rng.standard_normal(20).astype(np.float32)}
+    if factors:
+        scan["scale"] = rng.uniform(0.5, 1.5, padded(rows)).astype(np.float16)
+    if factors == 2:
+        scan["shift"] = rng.standard_normal(padded(rows)).astype(np.float16)
+        scan["shift_weight"] = rng.standard_normal(20).astype(np.float32)
+    scorer = pq_scorer(20, rng, 4)
+    masks = [pack_mask(rng.random(rows) < share) for share in (0.5, 0.01, 0.0001)]
+    parts = [{}, {"start": 5001, "stop": 30001, "threads": 2}, *({"mask": mask} for mask in masks)]
+    kept = []
+    for part in parts:
+        for first in range(0, 20, n_queries):
+            which = slice(first, first + n_queries)
+            mine = {name: value[which] if name in ("bias", "shift_weight") else value for name, value in scan.items()}
+            args = (columns["high"], columns["low"], scorer.tables[which])
+            scores0, rows0 = cpu.lut8(instructions, *args, **mine, **part)
+            scores, found = cpu.lut8(instructions, *args, **mine, **part, margin=kernels.MARGINS["lut8"])
+            np.testing.assert_array_equal(found < 0, rows0 < 0)
+            assert (scores <= scores0).all()
+            kept += [np.isin(a, b).mean() for a, b in zip(rows0, found, strict=True)]
+    assert np.mean(kept) >= 0.995
 
 
 @pytest.mark.parametrize("instructions", SETS)

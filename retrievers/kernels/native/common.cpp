@@ -7,17 +7,15 @@
 
 namespace ragq {
 
-uint32_t Rows::live(int64_t block) const {
+uint32_t Rows::live_of_some(int64_t block) const {
     const int64_t first = block * kBlockRows;
     uint32_t bits = ~uint32_t{0};
     if (first < start) bits = start - first >= 32 ? 0 : bits << (start - first);
     if (stop < first + 32) bits = stop <= first ? 0 : bits & (~uint32_t{0} >> (first + 32 - stop));
     if (mask && bits) {
-        const int64_t n = std::clamp<int64_t>(mask_bytes - 4 * block, 0, 4);
-        const uint8_t* p = mask + 4 * block;
-        if (n == 4) return bits & (p[0] | p[1] << 8 | p[2] << 16 | uint32_t{p[3]} << 24);
         uint32_t word = 0;
-        for (int64_t i = 0; i < n; ++i) word |= uint32_t{p[i]} << (8 * i);
+        const int64_t n = std::clamp<int64_t>(mask_bytes - 4 * block, 0, 4);
+        for (int64_t i = 0; i < n; ++i) word |= uint32_t{mask[4 * block + i]} << (8 * i);
         bits &= word;
     }
     return bits;

@@ -59,7 +59,12 @@ struct Rows {
     int64_t mask_bytes;   // rows beyond the bitset count as 0
 
     // Bits of the rows of a block of 32 that may be returned.
-    uint32_t live(int64_t block) const;
+    uint32_t live(int64_t block) const {
+        return !mask && 32 * block >= start && 32 * block + 32 <= stop ? ~uint32_t{0} : live_of_some(block);
+    }
+
+  private:
+    uint32_t live_of_some(int64_t block) const;
 };
 
 // score = scale[row] * raw + shift[row] * shift_weight[query] + bias[query], in this order and without contraction.

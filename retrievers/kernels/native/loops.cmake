@@ -5,7 +5,8 @@ set(native ${CMAKE_CURRENT_LIST_DIR})
 set(RAGQ_OPTIMIZE -O3 CACHE STRING "Optimisation level of the kernels")
 
 add_library(ragq_kernels STATIC ${native}/bounds.cpp ${native}/common.cpp ${native}/dense.cpp ${native}/dispatch.cpp ${native}/hamming.cpp
-                                ${native}/lists.cpp ${native}/lut.cpp ${native}/maxsim.cpp ${native}/planes.cpp)
+                                ${native}/lists.cpp ${native}/lut.cpp
+                                ${native}/lut_candidates.cpp ${native}/maxsim.cpp ${native}/planes.cpp)
 target_compile_options(ragq_kernels PRIVATE ${RAGQ_OPTIMIZE} -ffp-contract=off -Wall -Wextra)
 target_include_directories(ragq_kernels PUBLIC ${native})
 set_target_properties(ragq_kernels PROPERTIES POSITION_INDEPENDENT_CODE ON CXX_VISIBILITY_PRESET hidden)

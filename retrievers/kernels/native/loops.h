@@ -46,6 +46,7 @@ struct LutQuery {
     float floor;            // a row is hit unless its bound is below this
     uint32_t* hits;         // out: one word of 32 row bits a block
     uint16_t* sums;         // out: 32 sums a block, those of blocks without hits left out
+    bool all_sums = false;  // but not here: many blocks have hits and many have none, which is hard to foresee
 };
 
 struct HammingQuery {
@@ -80,7 +81,7 @@ struct WordQuery {
 struct Loops {
     const char* name;
     int copies;  // how often a 16-byte table is repeated for lut4; 2: tables of two pairs are interleaved
-    bool whole_bytes;  // lut8 keeps a table in registers: looking at the high nibbles first gains nothing
+    bool whole_bytes;  // lut8 keeps a table in registers: looking at the high nibbles first gains less
     void (*lut4)(const LutRun&, const LutQuery*, int n_queries);
     void (*lut8)(const LutRun&, const LutQuery*, int n_queries);
     // One bit a dimension, six at once; null where there is no instruction for it: `lut4` does, too.

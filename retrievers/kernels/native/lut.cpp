@@ -281,17 +281,6 @@ class Scan {
     uint16_t sums_[kMaxQueries][kTileBlocks * 32];
 };
 
-// Mean of each 16 neighbours of 256-entry tables: tables for the high nibble.
-std::vector<float> high_means(const float* tables, int64_t m) {
-    std::vector<float> means(m * 16);
-    for (int64_t i = 0; i < m * 16; ++i) {
-        float sum = 0;
-        for (int64_t j = 0; j < 16; ++j) sum += tables[16 * i + j];
-        means[i] = sum / 16;
-    }
-    return means;
-}
-
 }  // namespace
 
 void scan_bounds(const Loops& loops, const LutCodes& codes, bool eight, const std::vector<Bound>& bounds,
@@ -341,24 +330,14 @@ void LutRescorer::raw(int64_t query, const int64_t* rows, int64_t n, float* out)
 }
 
 static void lut_part(const Request& request, const LutCodes& codes, double margin) {
-    const bool candidates = codes.low && margin > 0 && !request.loops->whole_bytes;
-    const LutCodes high = {codes.high, nullptr, codes.pairs, codes.m, nullptr};
+    if (codes.low && candidates_topk(request, codes, margin)) return;
     std::vector<Bound> bounds;
-    for (int64_t query = 0; query < request.n_queries; ++query) {
-        const float* tables = codes.tables + query * codes.m * codes.entries();
-        if (candidates)
-            bounds.push_back(round_tables(*request.loops, high_means(tables, codes.m).data(), codes.m, 16));
-        else
-            bounds.push_back(round_tables(*request.loops, tables, codes.m, codes.entries()));
-    }
-    if (candidates) {
-        LutRescorer rescorer(codes);
-        measure_bounds(take_sample(*request.loops, high, request.rows, rescorer, bounds), margin, bounds);
-    }
+    for (int64_t query = 0; query < request.n_queries; ++query)
+        bounds.push_back(round_tables(*request.loops, codes.tables + query * codes.m * codes.entries(), codes.m,
+                                      codes.entries()));
     scan_parts(request, [&](const Rows& rows, TopK* best) {
         LutRescorer rescorer(codes);
-        scan_bounds(*request.loops, candidates ? high : codes, codes.low && !candidates, bounds, rescorer,
-                    request.factors, rows, best);
+        scan_bounds(*request.loops, codes, codes.low, bounds, rescorer, request.factors, rows, best);
     });
 }
 

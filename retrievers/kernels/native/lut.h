@@ -75,8 +75,11 @@ class LutRescorer : public Rescorer {
     LutCodes codes_;
 };
 
-// Top-k by tables. `margin` > 0 on 8-bit codes: candidates come from the high nibbles alone, see `fit_estimate`, unless
-// `Loops::whole_bytes`.
+// Top-k of 8-bit codes by candidates: `margin` times the root of k times the rows, and some a row of the k, those of the
+// best sums over the high nibbles. False where a scan of all bytes is as fast, or the tables are not finite.
+bool candidates_topk(const Request& request, const LutCodes& codes, double margin);
+
+// Top-k by tables; `margin` > 0: see `candidates_topk`.
 void lut_topk(const Request& request, const LutCodes& codes, double margin);
 
 }  // namespace ragq

@@ -8,7 +8,7 @@ inline uint32_t hits_of(const Sums& s, const LutRun& run, const LutQuery& q, int
     uint16_t* sum = q.sums + 32 * block;
     if (!run.scale) {
         const uint32_t hits = at_least(s, q.threshold);
-        if (hits) store_rows(s, sum);
+        if (hits | q.all_sums) store_rows(s, sum);
         return hits;
     }
     store_rows(s, sum);
