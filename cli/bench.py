@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from statistics import median
 from typing import TYPE_CHECKING, Any
 
 import click
@@ -109,7 +110,8 @@ def show(found: Sequence[Row], setting: Bench, markdown: bool) -> None:
             click.echo("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
         else:
             print_table(title, cells)
-    click.echo(f"One thread reads {setting.bandwidth:.1f} GB/s here. Ratios are the peer's time over ours.")
+    read = median(row.bandwidth_gb_per_s for row in found)
+    click.echo(f"One thread reads {read:.1f} GB/s here. Ratios are the peer's time over ours.")
     for reason in setting.skipped:
         click.echo(f"Left out: {reason}")
 

@@ -27,7 +27,7 @@ from ragq.eval.peers import Peer
 from ragq.layouts import Block
 from ragq.retrievers import kernels
 
-__all__ = ["Bench", "Contender", "Row", "read_bandwidth"]
+__all__ = ["Bench", "Contender", "Row", "fastest_read"]
 
 Floats = NDArray[np.float32]
 Rows = NDArray[np.int64]
@@ -75,7 +75,9 @@ class Row:
     gb_per_s : float
         Code bytes of a vector over the time for a vector and query: for one query, the rate at which codes are read.
     bandwidth_gb_per_s : float
-        What the machine reads with one thread; see `read_bandwidth`.
+        What the machine reads with one thread, in the same rounds; see `fastest_read`.
+    of_bandwidth : float
+        Median over the rounds of the one rate over the other.
     """
 
     suite: str
@@ -129,10 +131,10 @@ class Bench:
     skipped: dict[str, str] = field(default_factory=dict)
 
     @cached_property
-    def bandwidth(self) -> float:
-        """GB/s that one thread reads."""
-        self.tick("measuring the read bandwidth")
-        return read_bandwidth(self.now)
+    def read(self) -> Callable[[], Any]:
+        """Read `BANDWIDTH_BYTES` of memory in one thread as fast as the machine can."""
+        self.tick("choosing how to read memory")
+        return fastest_read(self.now)
 
     @property
     def now(self) -> Callable[[], float]:
@@ -177,9 +179,12 @@ class Bench:
         self.tick(f"{suite}: {case}")
         contenders = [ours, *peers]
         now = time.perf_counter if wall else self.now
-        seconds = rounds([partial(c.run, c.asked, k) for c in contenders], self.repeats, now, patience)
+        runs: list[Callable[[], Any]] = [partial(c.run, c.asked, k) for c in contenders]
+        *seconds, reading = rounds([*runs, self.read], self.repeats, now, patience)
         n = len(ours.asked)
         ns = [np.array(times) * 1e9 / rows / n for times in seconds]
+        read = BANDWIDTH_BYTES / np.array(reading) / 1e9
+        both = min(len(read), len(ns[0]))
         recalls = [recall(exact, c, k) for c in contenders]
         own = None if exhaustive is None else reached(exhaustive, ours, k)
         mine = float(np.median(ns[0]))
@@ -197,8 +202,8 @@ class Bench:
                 peer_recall=recalls[i] if peer else None,
                 of_exhaustive=own,
                 gb_per_s=code_bytes / mine,
-                bandwidth_gb_per_s=self.bandwidth,
-                of_bandwidth=code_bytes / mine / self.bandwidth,
+                bandwidth_gb_per_s=float(np.median(read)),
+                of_bandwidth=float(np.median(code_bytes / ns[0][:both] / read[:both])),
                 rows=rows,
                 code_bytes=code_bytes,
                 queries=n,
@@ -273,15 +278,13 @@ def clock(run: Callable[[], Any], loops: int, now: Callable[[], float]) -> float
     return (now() - start) / loops
 
 
-def read_bandwidth(now: Callable[[], float] = time.perf_counter, repeats: int = 7) -> float:
-    """Return the GB/s at which one thread reads memory: the best of two reductions over a buffer beyond the caches.
-
-    The best is taken, of medians: a scan is to be held against what the machine can do.
-    """
+def fastest_read(now: Callable[[], float] = time.perf_counter, repeats: int = 5) -> Callable[[], Any]:
+    """Return the faster of two reductions over a buffer beyond the caches: a scan is to be held against the best."""
     words = np.zeros(BANDWIDTH_BYTES // 8, np.uint64)
     words[:] = 1  # touch the pages: untouched ones are all the same page of zeros
-    reductions: list[Callable[[], Any]] = [words.sum, lambda: np.bitwise_or.reduce(words)]
-    return max(words.nbytes / float(np.median(times)) / 1e9 for times in rounds(reductions, repeats, now))
+    reductions: list[Callable[[], Any]] = [words.sum, partial(np.bitwise_or.reduce, words)]
+    seconds = [float(np.median(times)) for times in rounds(reductions, repeats, now)]
+    return reductions[int(np.argmin(seconds))]
 
 
 def recall(exact: Exact | None, contender: Contender, k: int) -> float | None:

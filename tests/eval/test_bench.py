@@ -113,10 +113,13 @@ def test_rounds_are_interleaved_in_turning_order_and_impatient(monkeypatch):
 
 
 def test_the_ratio_is_the_median_over_rounds_of_the_times_of_one_round(small, monkeypatch):
-    monkeypatch.setattr(bench, "rounds", lambda *_: [[1.0, 2.0, 10.0], [3.0, 4.0, 5.0]])
+    read = [seconds * bench.BANDWIDTH_BYTES / 1e9 for seconds in (1.0, 4.0, 2.0)]  # at 1, 1/4 and 1/2 GB/s
+    monkeypatch.setattr(bench, "rounds", lambda *_: [[1.0, 2.0, 10.0], [3.0, 4.0, 5.0], read])
+    monkeypatch.setattr(bench, "fastest_read", lambda *_: None)
     one = Contender("one", lambda queries, k: None, [0])
-    (row,) = small.compare("s", "c", one, [one], k=1, rows=1, code_bytes=1)
+    (row,) = small.compare("s", "c", one, [one], k=1, rows=1, code_bytes=10**9)
     assert (row.ours_ns, row.peer_ns, row.ratio) == (2e9, 4e9, 2.0)
+    assert (row.bandwidth_gb_per_s, row.of_bandwidth) == pytest.approx((0.5, 1.0))  # of 1, 2 and 0.2
 
 
 def test_what_an_early_exit_loses_is_counted_against_the_exhaustive_scan():

@@ -70,6 +70,8 @@ class WholeQuery {
     double unit_ = 1, slack_ = 0;
 };
 
+constexpr int64_t kWaiting = 12;  // rows that are asked for ahead
+
 // One thread's scan of all rows, a chunk at a time.
 class Scan {
   public:
@@ -84,23 +86,22 @@ class Scan {
 
     void run() {
         for (int64_t first = rows_.start / kChunkRows * kChunkRows; first < rows_.stop; first += kChunkRows) {
-            int64_t row = first;
             const int64_t stop = std::min(first + kChunkRows, rows_.stop);
             uint32_t all = ~uint32_t{0};
             for (int64_t block = 0; block < kChunkRows / 32; ++block)
                 all &= live_[block] = rows_.live(first / 32 + block);
             if (all == ~uint32_t{0}) {
                 scan(first, first, stop);
+                fetched_ = stop, waiting_ = 0;
                 continue;
             }
-            prefetch(first, stop);
-            while (row < stop) {  // runs of live rows, gaps of a few rows included
-                while (row < stop && !is_live(row - first)) ++row;
-                int64_t end = row, gap = row;
-                while (gap < stop && gap - end < 4)
-                    if (is_live(gap++ - first)) end = gap;
-                if (end > row) scan(first, row, end);
-                row = gap;
+            fetch_live(first);
+            const int64_t n = stop - first;
+            for (int64_t i = next_live(0, n), end; i < n; i = next_live(end, n)) {  // runs, gaps of a few rows included
+                end = i + 1;
+                for (int64_t next = next_live(end, n); next < n && next - end < 4; next = next_live(end, n))
+                    end = next + 1;
+                scan(first, first + i, first + end);
             }
         }
     }
@@ -108,13 +109,23 @@ class Scan {
   private:
     bool is_live(int64_t i) const { return live_[i / 32] >> (i % 32) & 1; }
 
-    // A filter leaves rows that the hardware cannot foresee.
-    void prefetch(int64_t first, int64_t stop) {
+    // The first live row of the chunk from `i` on, or `n`.
+    int64_t next_live(int64_t i, int64_t n) const {
+        for (; i < n; i = (i / 32 + 1) * 32)
+            if (const uint32_t bits = live_[i / 32] >> (i % 32)) return i + __builtin_ctz(bits);
+        return n;
+    }
+
+    // Ask for rows that a filter leaves, some before they are read: the hardware cannot foresee them.
+    void fetch_live(int64_t first) {
         if (!rows_.mask || !run_.codes) return;
-        for (int64_t row = first; row < stop; ++row)
-            if (is_live(row - first))
-                for (int64_t at = 0; at < run_.stride; at += 64)
-                    ragq::prefetch(run_.codes + row * run_.stride + at);
+        fetched_ = std::max(fetched_, first);
+        for (const uint32_t bits : live_) waiting_ -= __builtin_popcount(bits);
+        for (; fetched_ < rows_.stop && waiting_ < kWaiting; fetched_ += 32)
+            for (uint32_t bits = rows_.live(fetched_ / 32); bits; bits &= bits - 1, ++waiting_) {
+                const uint8_t* row = run_.codes + (fetched_ + __builtin_ctz(bits)) * run_.stride;
+                for (int64_t at = 0; at < run_.stride; at += 64) prefetch(row + at);
+            }
     }
 
     void scan(int64_t first, int64_t row, int64_t stop) { whole_ ? sift(first, row, stop) : score(first, row, stop); }
@@ -174,6 +185,7 @@ class Scan {
     std::optional<WholeQuery> whole_;
     int32_t ruled_out_ = INT32_MIN;  // less than any sum
     uint32_t live_[kChunkRows / 32];
+    int64_t fetched_ = 0, waiting_ = 0;  // rows that were asked for: up to where, and those that were not read yet
 };
 
 }  // namespace
