@@ -41,6 +41,7 @@ __all__ = [
 ]
 
 BLOCK_ROWS = 32
+LINE = 64  # bytes
 ROW_PADDING = 64  # so that every column is a whole number of 64-byte lines
 KINDS = ("rows", "blocks", "nibbles", "planes")
 
@@ -56,10 +57,25 @@ def padded(rows: int) -> int:
     return -(-rows // ROW_PADDING) * ROW_PADDING
 
 
+def empty_lines(*shape: int) -> NDArray[np.uint8]:
+    """Return room for bytes from the start of a cache line on, as a mapped shard has it: no vector load needs two."""
+    size = int(np.prod(shape))
+    room = np.empty(size + LINE, np.uint8)
+    first = -room.ctypes.data % LINE
+    return room[first : first + size].reshape(shape)
+
+
+def copied(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
+    """Return the rows, one behind the other, in `empty_lines`."""
+    copy = empty_lines(*rows.shape)
+    copy[:] = rows
+    return copy
+
+
 def bytes_to_blocks(rows: NDArray[np.uint8]) -> NDArray[np.uint8]:
     """Put byte `j` of 32 rows side by side: `(n, width)` to the same shape, `n` a multiple of 32."""
     n, width = rows.shape
-    blocks = np.empty((n // BLOCK_ROWS, width, BLOCK_ROWS), np.uint8)
+    blocks = empty_lines(n // BLOCK_ROWS, width, BLOCK_ROWS)
     blocks[:] = rows.reshape(n // BLOCK_ROWS, BLOCK_ROWS, width).transpose(0, 2, 1)
     return blocks.reshape(n, width)
 
@@ -272,19 +288,19 @@ class Layout:
         body = full[:, : self.width]
         packed: dict[str, NDArray[np.uint8]] = {}
         if self.kind == "rows":
-            packed["codes"] = np.ascontiguousarray(body)
+            packed["codes"] = copied(body)
         elif self.kind == "blocks":
             packed["codes"] = bytes_to_blocks(body)
         elif self.kind == "nibbles":
             packed["high"], packed["low"] = to_blocks(body >> np.uint8(4)), to_blocks(body & np.uint8(15))
         else:
             for name, part in self._planes(body).items():
-                packed[name] = bytes_to_blocks(part) if name == "plane0" else np.ascontiguousarray(part)
+                packed[name] = bytes_to_blocks(part) if name == "plane0" else copied(part)
         for i in range(self.factors):
             at = self.width + 2 * i
-            packed[f"factor{i}"] = np.ascontiguousarray(full[:, at : at + 2])
+            packed[f"factor{i}"] = copied(full[:, at : at + 2])
         if self.fine:
-            packed["fine"] = np.ascontiguousarray(full[:, -self.fine :])
+            packed["fine"] = copied(full[:, -self.fine :])
         return packed
 
     def unpack(self, columns: dict[str, NDArray[np.uint8]], start: int, stop: int) -> NDArray[np.uint8]:

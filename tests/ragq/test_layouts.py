@@ -53,3 +53,11 @@ def test_the_high_nibbles_are_a_4_bit_code_of_their_own():
 def test_unknown_layouts_are_refused(text):
     with pytest.raises(InvalidArgumentError, match="Unknown code layout"):
         Layout.parse(text)
+
+
+@pytest.mark.parametrize("text", ["rows:6x8+1", "blocks:7x4+0", "nibbles:5x8+2", "planes:9x3+1", "rows:6x8+0~5"])
+def test_columns_start_at_a_cache_line(text: str) -> None:
+    layout = Layout.parse(text)
+    for n in (1, 64, 999):
+        for column in layout.pack(np.zeros((n, layout.code_size), np.uint8)).values():
+            assert column.ctypes.data % 64 == 0 and column.flags.c_contiguous
