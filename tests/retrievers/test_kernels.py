@@ -316,6 +316,22 @@ def test_signed_bytes_that_only_the_smallest_weights_tell_apart(instructions):
     np.testing.assert_array_equal(got[1], expected[1])
 
 
+@pytest.mark.parametrize("instructions", SETS)
+def test_candidates_are_looked_for_again_where_the_sample_was_unlike_the_rows(instructions):
+    rows, m = 32_768, 48
+    codes = np.zeros((rows, m), np.uint8)
+    codes[np.arange(rows) % 1024 < 8] = 2 << 4  # in one block of 32, as sampled: high nibbles that promise most
+    best = 515 + 1000 * np.arange(30)
+    codes[best] = 1 << 4 | 1  # next to them, and in truth the best
+    tables = np.zeros((1, m, 256), np.float32)
+    tables[:, :, 1 << 4 : 2 << 4], tables[:, :, 2 << 4 : 3 << 4] = 0.8, 1
+    tables[:, :, 1 << 4 | 1], tables[:, :, 2 << 4] = 2, 0.5
+    columns = Layout("nibbles", m).pack(codes)
+    case = {"k": 10, "rows": rows, "margin": kernels.MARGINS["lut8"]}
+    _, found = cpu.lut8(instructions, columns["high"], columns["low"], tables, **case)
+    np.testing.assert_array_equal(found[0], best[:10])
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("instructions", SETS)
 def test_positive_scales_do_not_hide_rows(instructions, sign):
