@@ -110,8 +110,9 @@ def show(found: Sequence[Row], setting: Bench, markdown: bool) -> None:
             click.echo("\n".join(f"| {' | '.join(line)} |" for line in lines) + "\n")
         else:
             print_table(title, cells)
-    read = median(row.bandwidth_gb_per_s for row in found)
-    click.echo(f"One thread reads {read:.1f} GB/s here. Ratios are the peer's time over ours.")
+    if found:
+        read = median(row.bandwidth_gb_per_s for row in found)
+        click.echo(f"One thread reads {read:.1f} GB/s here. Ratios are the peer's time over ours.")
     for reason in setting.skipped:
         click.echo(f"Left out: {reason}")
 

@@ -26,8 +26,9 @@ start, stop : int
 threads : int
     Threads that may be used.
 margin : float
-    0 gives the exact top k. Otherwise a scan that has looked at a part of the code only may rule a row out when this
-    many standard deviations of the part's measured error speak against it; a reference never does.
+    0 gives the exact top k. Otherwise a scan may rule rows out that it has looked at a part of only: `planes` when this
+    many standard deviations of the part's measured error speak against a row, `lut8` all but this many times the root
+    of k times the rows. A reference never does.
 """
 
 from __future__ import annotations

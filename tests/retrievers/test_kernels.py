@@ -332,6 +332,23 @@ def test_candidates_are_looked_for_again_where_the_sample_was_unlike_the_rows(in
     np.testing.assert_array_equal(found[0], best[:10])
 
 
+@pytest.mark.parametrize("instructions", SETS)
+def test_candidates_that_are_all_alike_are_taken_in_the_order_of_rows(instructions):
+    rng, rows, m = np.random.default_rng(7), 60_000, 48
+    columns = Layout("nibbles", m).pack(rng.integers(0, 256, (rows, m), dtype=np.uint8))
+    codes, margin = (columns["high"], columns["low"]), kernels.MARGINS["lut8"]
+    _, found = cpu.lut8(instructions, *codes, np.zeros((3, m, 256), np.float32), k=10, rows=rows, margin=margin)
+    np.testing.assert_array_equal(found, np.tile(np.arange(10), (3, 1)))
+    # next to a row that counts for so much, all others lie on the lowest levels
+    scale = np.ones(padded(rows), np.float16)
+    scale[0] = 60_000
+    tables = np.abs(np.repeat(rng.standard_normal((3, m, 16)), 16, axis=2)).astype(np.float32)
+    case = {"k": 10, "rows": rows, "scale": scale}
+    right = cpu.lut8(instructions, *codes, tables, **case)[1]
+    found = cpu.lut8(instructions, *codes, tables, **case, margin=margin)[1]
+    assert np.mean([np.isin(a, b).mean() for a, b in zip(right, found, strict=True)]) > 0.8
+
+
 @pytest.mark.parametrize("sign", [1, -1])
 @pytest.mark.parametrize("instructions", SETS)
 def test_positive_scales_do_not_hide_rows(instructions, sign):

@@ -19,19 +19,23 @@ int64_t entry_at(int64_t j, int code, int copies, int copy) {
 
 struct Span {
     float low, high;
+    float finite;  // 0, or NaN where an entry is not
 };
 
-// The loops over `lane` become vector instructions; NaN in a table shows up in `high - low` or in the size.
+// The loops over `lane` become vector instructions.
 Span span_of(const float* t, int64_t entries) {
-    float low[8], high[8];
+    float low[8], high[8], finite[8] = {};
     std::copy_n(t, 8, low), std::copy_n(t, 8, high);
-    for (int64_t e = 8; e < entries; e += 8)
+    for (int64_t e = 0; e < entries; e += 8)
         for (int lane = 0; lane < 8; ++lane) {
             const float x = t[e + lane];
             low[lane] = x < low[lane] ? x : low[lane];
             high[lane] = x > high[lane] ? x : high[lane];
+            finite[lane] += x - x;
         }
-    return {*std::min_element(low, low + 8), *std::max_element(high, high + 8)};
+    float all = 0;
+    for (const float x : finite) all += x;
+    return {*std::min_element(low, low + 8), *std::max_element(high, high + 8), all};
 }
 
 // Round the entries of a table down to multiples of `step` above `low`; return the most that it took off an entry.
@@ -80,7 +84,7 @@ Bound round_tables(const Loops& loops, const float* tables, int64_t m, int64_t e
     for (int64_t j = 0; j < m; ++j) {
         spans[j] = span_of(tables + j * entries, entries);
         range = std::max(range, static_cast<double>(spans[j].high) - spans[j].low);
-        size += std::max(std::abs(spans[j].low), std::abs(spans[j].high));
+        size += std::max(std::abs(spans[j].low), std::abs(spans[j].high)) + spans[j].finite;
     }
     if (!std::isfinite(range) || !std::isfinite(size)) {  // no bound: every row is scored by the float tables
         bound.slack = std::numeric_limits<double>::infinity();
@@ -115,12 +119,12 @@ Bound round_plane(const float* weight, int64_t dim, int64_t group) {
         for (int64_t d = 24 * j; d < std::min(dim, 24 * (j + group)); ++d) range += std::abs(weight[d]);
         most = std::max(most, range), size += range;
     }
-    if (!std::isfinite(size)) {  // no bound: every row is scored by the float tables
+    if (most > 0) bound.step = most / 254;  // room for what the float sums round up
+    const float step = static_cast<float>(bound.step), inverse = 1 / step;
+    if (!std::isfinite(size) || !std::isfinite(inverse)) {  // no bound: every row is scored by the float tables
         bound.slack = std::numeric_limits<double>::infinity();
         return bound;
     }
-    if (most > 0) bound.step = most / 254;  // room for what the float sums round up
-    const float step = static_cast<float>(bound.step), inverse = 1 / step;
     for (int64_t j = 0; j < 4 * triples; ++j) {
         float entry[64] = {};
         for (int i = 0; i < 6; ++i) {

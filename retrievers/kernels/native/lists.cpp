@@ -64,8 +64,7 @@ class ListScan {
         : request_(request), codes_(codes), lists_(lists), first_(first), stop_(stop) {
         for (int64_t query = first; query < stop; ++query) {
             const float* tables = codes.tables + query * codes.m * codes.entries();
-            bounds_.emplace_back();  // moved, never copied: what is at a cache line would not stay there
-            bounds_.back().push_back(round_tables(*request.loops, tables, codes.m, codes.entries()));
+            bounds_.push_back({round_tables(*request.loops, tables, codes.m, codes.entries())});
             if (!lists.exact && !codes.low) expect_errors(codes, tables, bounds_.back().back());
             best_.emplace_back(request.k + kTies, kNone);
         }
@@ -157,7 +156,7 @@ class CandidateScan {
     CandidateScan(const Request& request, const LutCodes& codes, const Lists& lists, int64_t first, int64_t stop)
         : request_(request), codes_(codes), lists_(lists), first_(first), stop_(stop),
           loop_(codes.low ? request.loops->lut8 : request.loops->lut4),
-          scratch_(codes.low ? (kTileBlocks + 1) * 64 * codes.pairs : 0) {
+          scratch_(codes.low ? scratch_bytes(kTileBlocks, codes.pairs) : 0) {
         for (int64_t query = first; query < stop; ++query) {
             const float* tables = codes.tables + query * codes.m * codes.entries();
             bounds_.push_back(round_tables(*request.loops, tables, codes.m, codes.entries()));

@@ -39,8 +39,8 @@ constexpr int64_t kTripleTable = 256;
 struct LutQuery {
     // lut4: `Loops::copies` of each 16-byte table; lut8: 256 bytes a sub-quantizer; plane: see `kTripleTable`
     const uint8_t* tables;
-    uint32_t threshold;     // without factors: a row is hit when its sum of entries is at least this
-    float base, step;       // with factors: raw score = base + step * sum, at most `slack` more
+    uint32_t threshold;     // without a scale in the run: a row is hit when its sum of entries is at least this
+    float base, step;       // with one: raw score = base + step * sum, at most `slack` more
     float slack;
     float shift_weight;
     float floor;            // a row is hit unless its bound is below this

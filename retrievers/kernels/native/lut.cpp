@@ -88,7 +88,6 @@ class Scan {
           n_queries_(static_cast<int64_t>(bounds.size())), found_(n_queries_),
           // A block is scanned as fast as so many rows are put together, which is done once for all queries.
           few_rows_(n_queries_ < kMaxQueries ? 0 : static_cast<int>(32 * n_queries_ / (n_queries_ + 100))),
-          packed_(codes, factors),
           loop_(eight ? loops.lut8 : codes.group ? loops.plane : loops.lut4),
           scratch_(eight || codes.group ? scratch_bytes(kTileBlocks, codes.pairs) : 0) {}
 
@@ -111,8 +110,9 @@ class Scan {
     // Whether a filter leaves rows of few blocks only.
     bool sparse(int64_t first, int64_t stop) const {
         int64_t live = 0;
-        for (int64_t i = 0; i < kProbes; ++i) live += rows_.live(first + (stop - first) * i / kProbes) != 0;
-        return kSparse * live < kProbes;
+        const int64_t probes = std::min(kProbes, stop - first);
+        for (int64_t i = 0; i < probes; ++i) live += rows_.live(first + (stop - first) * i / probes) != 0;
+        return kSparse * live < probes;
     }
 
     void scan_tile(int64_t first, int64_t stop) {
@@ -139,18 +139,20 @@ class Scan {
     }
 
     void pack(int64_t block, uint32_t bits) {
+        if (bits && !packed_) packed_.emplace(codes_, factors_);
         for (; bits; bits &= bits - 1) {
-            packed_.add(32 * block + __builtin_ctz(bits));
-            if (packed_.rows == Packed::most) scan_packed();
+            packed_->add(32 * block + __builtin_ctz(bits));
+            if (packed_->rows == Packed::most) scan_packed();
         }
     }
 
     void scan_packed() {
-        const int64_t blocks = (packed_.rows + 31) / 32;
+        if (!packed_ || packed_->rows == 0) return;
+        const int64_t blocks = (packed_->rows + 31) / 32;
         for (int64_t i = 0; i < blocks; ++i) live_[i] = ~uint32_t{0};
-        if (packed_.rows % 32) live_[blocks - 1] = (uint32_t{1} << packed_.rows % 32) - 1;
-        if (blocks) scan_blocks(packed_.codes(), packed_.scale(), packed_.shift(), blocks, packed_.names, 0);
-        packed_.rows = 0;
+        if (packed_->rows % 32) live_[blocks - 1] = (uint32_t{1} << packed_->rows % 32) - 1;
+        scan_blocks(packed_->codes(), packed_->scale(), packed_->shift(), blocks, packed_->names, 0);
+        packed_->rows = 0;
     }
 
     void scan_run(int64_t first, int64_t stop) {
@@ -273,7 +275,7 @@ class Scan {
     std::vector<std::vector<Candidate>> found_;  // a query
     int few_rows_;
     bool read_all_ = false;
-    Packed packed_;
+    std::optional<Packed> packed_;
     void (*loop_)(const LutRun&, const LutQuery*, int);
     Lines scratch_;
     uint32_t live_[kTileBlocks];

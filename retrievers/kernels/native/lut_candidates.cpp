@@ -18,6 +18,7 @@ constexpr int64_t kSampleBlocks = 32, kSampleShare = 96;  // one block in so man
 constexpr int64_t kFewSampled = 8;                        // candidates in a sample: fewer say nothing
 constexpr int64_t kSpare = 2;                             // a sample may err: look for so many times as many candidates
 constexpr int64_t kLevels = 2048;                         // of the estimates of rows with factors
+constexpr int64_t kRoom = 4096;                           // candidates that are kept beyond four times those wanted
 constexpr int kUsual = 3;                                 // hits of a block that are taken without a branch
 
 // Rows of which a scan of all bytes costs as much more as a candidate, where whole bytes are looked up in registers and
@@ -103,8 +104,8 @@ class CandidateScan {
     struct Query {
         int64_t number;
         const HighTables* tables;
-        int64_t floor;        // rows of lower levels are no candidates
-        float lowest, scale;  // with factors: level = (estimate - lowest) * scale
+        int64_t floor = 0;            // rows of lower levels are no candidates
+        float lowest = 0, scale = 1;  // with factors: level = (estimate - lowest) * scale
         std::vector<Candidate> found;
     };
 
@@ -137,9 +138,10 @@ class CandidateScan {
         float low = std::numeric_limits<float>::infinity(), high = -low;
         for (const Candidate& c : sample) {
             const float x = estimate(query, c);
-            low = std::min(low, x), high = std::max(high, x);
+            if (std::isfinite(x)) low = std::min(low, x), high = std::max(high, x);
         }
-        query.lowest = low, query.scale = high > low ? static_cast<float>(kLevels / 2) / (high - low) : 0;
+        query.lowest = std::isfinite(low) ? low : 0;
+        query.scale = high > low ? static_cast<float>(kLevels / 2) / (high - low) : 0;
         for (Candidate& c : sample) c.level = level(query, c);
     }
 
@@ -217,6 +219,22 @@ class CandidateScan {
         if (factors_.scale)
             for (Candidate* c = tile_; c < out; ++c) c->level = level(query, *c);
         query.found.insert(query.found.end(), tile_, out);
+        if (static_cast<int64_t>(query.found.size()) > 4 * wanted_ + kRoom) narrow(query);
+    }
+
+    // Leave as many of far too many candidates as are wanted: the best estimates, equal ones in the order of rows.
+    void narrow(Query& query) {
+        const auto worth = [&](const Candidate& c) {
+            const float x = estimate(query, c);
+            return std::isnan(x) ? std::numeric_limits<float>::infinity() : x;
+        };
+        const auto last = query.found.begin() + std::max<int64_t>(1, wanted_) - 1;
+        std::nth_element(query.found.begin(), last, query.found.end(), [&](const Candidate& a, const Candidate& b) {
+            const float x = worth(a), y = worth(b);
+            return x > y || (x == y && a.row < b.row);
+        });
+        query.floor = std::max<int64_t>(query.floor, last->level);
+        query.found.erase(last + 1, query.found.end());
     }
 
     // Leave the best candidates, and as many as are as good as the worst of them.
@@ -243,7 +261,7 @@ class CandidateScan {
             rescorer.raw(0, rows, n, raw);
             for (int64_t i = 0; i < n; ++i) {
                 const float sum = mine[i].sum + raw[i] * per_step + 0.5f;
-                mine[i].sum = static_cast<uint16_t>(std::min(std::max(sum, 0.0f), most));
+                mine[i].sum = static_cast<uint16_t>(sum < most ? std::max(sum, 0.0f) : most);  // NaN as well
                 mine[i].level = factors_.scale ? level(query, mine[i]) : mine[i].sum;
             }
         });
@@ -292,7 +310,7 @@ bool candidates_topk(const Request& request, const LutCodes& codes, double margi
     margin *= std::max(1.0, fewer * fewer);
     const Extent extent = extent_of(request.rows);
     const int64_t rows = request.loops->whole_bytes ? kWholeRows : kShuffledRows;
-    if (!(margin > 0) || extent.scanned / rows < wanted_of(extent, request.k, margin)) return false;
+    if (!(margin > 0) || request.k == 0 || extent.scanned / rows < wanted_of(extent, request.k, margin)) return false;
     if (request.rows.stop > std::numeric_limits<int32_t>::max()) return false;
     std::vector<HighTables> tables;
     for (int64_t query = 0; query < request.n_queries; ++query) {
