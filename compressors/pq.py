@@ -115,7 +115,7 @@ class PQ(Quantizer):
 
     def _scorer(self, queries: Floats) -> LookupScorer:
         bias = queries @ self.mean_ if self.length else np.zeros(len(queries), np.float32)
-        return LookupScorer(bias, self._tables(queries), factors=int(self.length))
+        return LookupScorer(bias, self._tables(queries), factors=int(self.length), separate=True)
 
     def _tables(self, queries: Floats) -> Floats:
         if len(queries) != 1 or self.dim % self.m:

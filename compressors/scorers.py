@@ -173,9 +173,14 @@ class LookupScorer(LinearScorer):
     ----------
     tables : ndarray of float32, shape (n_queries, M, K)
         K is 256 (a byte a code), or 16 (two codes a byte, the first in the low nibble).
+    separate : bool
+        The codes of a row stand for dimensions of their own, and 16 codewords that share a high nibble are neighbours
+        (`ragq.compressors.codebooks.nibble_order`). Then the high nibbles alone estimate a score, since what they leave
+        out of one table has nothing to do with another; sums of codewords for the same dimensions make up for it.
     """
 
     tables: Floats
+    separate: bool = False
 
     kernel = "lookup"
 

@@ -74,6 +74,8 @@ class VPQ(Quantizer):
     codebook_: NDArray[np.float16]  # (2**bits, kept), of weighted coordinates
     offsets_: NDArray[np.int64]  # (M + 1,)
 
+    _separate = True  # the codes, see `LookupScorer`
+
     def __init__(self, size: int, bits: int = 8, iterations: int = 25) -> None:
         self.size = check_int(size, "size", 3)
         if bits not in (4, 8):
@@ -204,7 +206,7 @@ class VPQ(Quantizer):
     def _scorer(self, queries: Floats) -> LookupScorer:
         axes, codebook = self._query_side()
         tables = self._tables(queries @ axes, codebook)
-        return LookupScorer(queries @ self.mean_, tables, factors=1)
+        return LookupScorer(queries @ self.mean_, tables, factors=1, separate=self._separate)
 
 
 def principal_axes(z: Floats) -> tuple[NDArray[np.float64], NDArray[np.float64]]:

@@ -64,6 +64,8 @@ class VTQ(VPQ):
 
     codebook_: NDArray[np.float16]  # (2 + first, 2**bits, kept): left and right codewords of the groups, then clusters
 
+    _separate = False
+
     def __init__(self, size: int, bits: int = 8, iterations: int = 5, clusters: int = CLUSTERS) -> None:
         super().__init__(size, bits, iterations)
         if self.m < 2:

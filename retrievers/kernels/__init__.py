@@ -141,11 +141,12 @@ def topk(
         Rule a row out only by what its score cannot exceed. Otherwise a large block of planes is scanned by its first
         plane, and what that leaves by weighted sums of the bits of all planes; only rows that come within `MARGINS`
         standard deviations of the top k are scored, the standard deviation being that of each estimate's error over a
-        sample of rows. A large block of 8-bit codes is scanned by its high nibbles, with the means of the 16 table
-        entries that share one; the best ``1.4 sqrt(k rows) + 15 k`` rows are looked at more closely, with the whole
-        bytes of half of the codes, and a sixteenth of these and ``10 k`` more are scored; of M < 48 codes it takes
-        ``(48 / M)**2`` as many rows as the root says. Where all bytes are looked up as fast, as small blocks are with
-        AVX-512, the scan stays exact. On real embeddings either loses less than 0.5 % of the top 10.
+        sample of rows. A large block of 8-bit codes of separate dimensions (`LookupScorer.separate`) is scanned by its
+        high nibbles, with the means of the 16 table entries that share one; the best ``1.4 sqrt(k rows) + 15 k`` rows
+        are looked at more closely, with the whole bytes of half of the codes, and a sixteenth of these and ``10 k``
+        more are scored; of M < 48 codes it takes ``(48 / M)**2`` as many rows as the root says. Where all bytes are
+        looked up as fast, as small blocks are with AVX-512, the scan stays exact. On real embeddings either loses less
+        than 0.5 % of the top 10.
     above : ndarray of float32, shape (n_queries,), optional
         Rows that do not score more than this need not be returned: the k-th score of blocks scanned before.
     start, stop : int
@@ -170,7 +171,8 @@ def topk(
         return _by_scorer(scorer, block, k, mask, start, stop)
     name, args, options = prepared
     assert isinstance(scorer, LinearScorer)
-    if name in MARGINS and not exact and stop - start >= MARGIN_ROWS:
+    estimated = name in MARGINS and (not isinstance(scorer, LookupScorer) or scorer.separate)
+    if estimated and not exact and stop - start >= MARGIN_ROWS:
         options["margin"] = MARGINS[name]
     if above is not None and implementation() != "triton":
         options["above"] = above

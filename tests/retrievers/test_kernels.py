@@ -316,6 +316,19 @@ def test_signed_bytes_that_only_the_smallest_weights_tell_apart(instructions):
     np.testing.assert_array_equal(got[1], expected[1])
 
 
+def test_codes_that_are_not_of_separate_dimensions_are_never_chosen_by_their_high_nibbles():
+    rng, layout = np.random.default_rng(8), Layout("nibbles", 48)
+    block = Block.from_codes(layout, rng.integers(0, 256, (60_000, 48), dtype=np.uint8))
+    tables = rng.standard_normal((4, 48, 256)).astype(np.float32)  # neighbours have nothing in common
+    right = kernels.topk(LookupScorer(np.zeros(4, np.float32), tables), block, 10, exact=True)[1]
+    same, other = (
+        kernels.topk(LookupScorer(np.zeros(4, np.float32), tables, separate=separate), block, 10)[1]
+        for separate in (False, True)
+    )
+    np.testing.assert_array_equal(same, right)
+    assert (other != right).any()
+
+
 @pytest.mark.parametrize("instructions", SETS)
 def test_candidates_are_looked_for_again_where_the_sample_was_unlike_the_rows(instructions):
     rows, m = 32_768, 48
