@@ -141,7 +141,7 @@ Bound round_plane(const float* weight, int64_t dim, int64_t group) {
     return bound;
 }
 
-Sample take_sample(const Loops& loops, const LutCodes& codes, const Rows& rows, Rescorer& rescorer,
+Sample take_sample(const Loops& loops, const LutCodes& codes, const Rows& rows, const ScoreRows& score,
                    const std::vector<Bound>& bounds) {
     const int64_t first = rows.start / 32, stop = rows.stop / 32, n_queries = static_cast<int64_t>(bounds.size());
     const int64_t n_blocks = std::min(kSampleBlocks, stop - first), n = n_blocks * (32 / kSampleStride);
@@ -150,7 +150,7 @@ Sample take_sample(const Loops& loops, const LutCodes& codes, const Rows& rows, 
         for (int64_t r = 0; r < 32; r += kSampleStride)
             sample.rows.push_back(32 * (first + (stop - first) * i / n_blocks) + r);
     sample.raw.resize(n * n_queries);
-    rescorer.raw_all(n_queries, sample.rows.data(), n, sample.raw.data());
+    score(sample.rows.data(), n, sample.raw.data());
     Lines scratch(codes.group ? scratch_bytes(1, codes.pairs) : 0);
     for (int64_t query = 0; query < n_queries; ++query)
         for (int64_t i = 0; i < n_blocks; ++i) {

@@ -155,10 +155,6 @@ class Rescorer {
     virtual size_t together() const { return 32; }
     virtual void fetch(int64_t) {}
     virtual void raw(int64_t query, const int64_t* rows, int64_t n, float* out) = 0;
-    // The same for all queries: (n_queries, n).
-    virtual void raw_all(int64_t n_queries, const int64_t* rows, int64_t n, float* out) {
-        for (int64_t query = 0; query < n_queries; ++query) raw(query, rows, n, out + query * n);
-    }
     // Whether there is a closer estimate than the sums of the first pass, which it turns into its own for some rows.
     virtual bool estimates() const { return false; }
     virtual Estimate estimate(int64_t, const int64_t*, int64_t, float*) { return {}; }

@@ -166,9 +166,8 @@ class Scan {
     // Scan blocks of rows that have `names`, or numbers from `first` on.
     void scan_blocks(const LutCodes& codes, const uint16_t* scale, const uint16_t* shift, int64_t blocks,
                      const int64_t* names, int64_t first) {
-        std::optional<Scales> scales = Scales{};
-        if (scale) scales = Scales::of(scale, 32 * blocks);
-        if (shift) scales = {};
+        std::optional<Scales> scales;
+        if (!shift) scales = scale ? Scales::of(scale, 32 * blocks) : Scales{};
         LutRun run = {codes.high,  codes.low,   codes.pairs,     blocks, scales ? nullptr : scale, shift,
                       codes.group, codes.folds, scratch_.data(), true};
         for (int64_t query = 0; query < n_queries_; query += kMaxQueries, run.fresh = false) {

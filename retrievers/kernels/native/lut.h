@@ -49,8 +49,11 @@ struct Sample {
     std::vector<float> raw, sums;
 };
 
+// Raw scores that all queries give some rows, (n_queries, n).
+using ScoreRows = std::function<void(const int64_t* rows, int64_t n, float* out)>;
+
 // A sample of `rows`; `codes` are those that the bounds' tables belong to: 4-bit codes or bits.
-Sample take_sample(const Loops& loops, const LutCodes& codes, const Rows& rows, Rescorer& rescorer,
+Sample take_sample(const Loops& loops, const LutCodes& codes, const Rows& rows, const ScoreRows& score,
                    const std::vector<Bound>& bounds);
 
 // An estimate by measure: the sum that a row of a given raw score has is fitted by a line, and rows more than `margin`

@@ -149,7 +149,8 @@ class PlaneRescorer : public Rescorer {
 
     void raw(int64_t query, const int64_t* rows, int64_t n, float* out) override { score(query, 1, rows, n, out); }
 
-    void raw_all(int64_t n_queries, const int64_t* rows, int64_t n, float* out) override {
+    // The same for all queries: (n_queries, n).
+    void raw_all(int64_t n_queries, const int64_t* rows, int64_t n, float* out) {
         score(0, n_queries, rows, n, out);
     }
 
@@ -227,9 +228,9 @@ struct FirstPlane {
         if (loops.plane && n_queries > 1) {
             const int64_t triples = (codes.pairs + 2) / 3;
             codes.group = std::max(whole ? kExactGroup : kGroup, triples / 256 + 1);
-            for (int folds = 0; !whole && folds <= kMostFolds && codes.folds < 0; ++folds)
-                if (triples <= kGroup << folds) codes.folds = folds;
-            if (codes.folds >= 0) codes.group = 1 + ((triples - 1) >> codes.folds);
+            int folds = 0;
+            while (triples > kGroup << folds) ++folds;
+            if (!whole && folds <= kMostFolds) codes.folds = folds, codes.group = 1 + ((triples - 1) >> folds);
         }
         std::vector<float> weight(dim);
         for (int64_t query = 0; query < n_queries; ++query) {
@@ -339,7 +340,10 @@ static void planes_part(const Request& request, const PlaneCodes& codes, double 
     std::optional<BitSums> bit_sums;
     if (!whole) {
         PlaneRescorer rescorer(loops, codes, queries, segments, nullptr);
-        const Sample sample = take_sample(loops, first.codes, request.rows, rescorer, first.bounds);
+        const auto score = [&](const int64_t* rows, int64_t n, float* out) {
+            rescorer.raw_all(request.n_queries, rows, n, out);
+        };
+        const Sample sample = take_sample(loops, first.codes, request.rows, score, first.bounds);
         if (codes.stored() > 1) {
             bit_sums.emplace(loops, codes, segments, counts, request.n_queries);
             bit_sums->measure(sample, margin);
